@@ -1,0 +1,59 @@
+# make demo · make test · make test-all · make bench · make check
+# Every target sets up what it needs; a set-up that is already there costs nothing.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+ENGINE ?= simulator
+LOCK_ARGS := --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header \
+	--extra dev --extra all
+
+.PHONY: help setup demo test test-all bench check format schemas lock clean
+
+help: ## show the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: $(READY) ## virtual environment with the pinned dependencies
+
+$(READY): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "servegate needs Python 3.11 or newer; set PYTHON=/path/to/python3.11" >&2; exit 2; }
+	@echo "Setting up $(VENV) (about a minute, once)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+demo: $(READY) ## two releases through the whole pipeline: one promoted, one rolled back (ENGINE=simulator|vllm)
+	@$(BIN)/servegate demo --engine $(ENGINE)
+
+test: $(READY) ## unit tests and the local end to end with the simulator
+	@$(BIN)/python -m pytest tests/unit tests/e2e
+
+test-all: $(READY) ## everything, also what needs the real engine
+	@$(BIN)/python -m pytest tests/unit tests/e2e tests/engine
+
+bench: $(READY) ## the measured claims, with the machine they were measured on
+	@$(BIN)/python benchmarks/run.py
+
+check: $(READY) ## lint, format, types, import directions, published schemas
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-logo
+	@$(BIN)/servegate schema --check docs/schemas
+
+format: $(READY) ## format and fix what can be fixed
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+schemas: $(READY) ## write the published JSON Schemas
+	@$(BIN)/servegate schema --write docs/schemas
+
+lock: ## pin the dependencies anew (needs uv)
+	@uv pip compile --quiet --upgrade $(LOCK_ARGS) pyproject.toml -o requirements.lock
+
+clean: ## remove what the targets made
+	@rm -rf $(VENV) out .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,100 @@
+"""What every contract has in common: immutable, versioned, hashed the same way, written without tearing.
+
+A hash names a document in verdicts, pods and history, so it must not depend on who serialised it. The canonical
+form is UTF-8 JSON with sorted keys, no blanks and no NaN: the subset of RFC 8785 that holds for our documents,
+because floats come from one implementation (Python's shortest repr) and keys are ASCII.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from servegate.errors import ConfigError, InfrastructureError
+
+Sha256 = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$", description="sha256: and 64 hex digits")]
+Slot = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,30}$", description="name of a slot: blue or green")]
+
+
+class Contract(BaseModel):
+    """Base of all contracts: frozen, unknown keys refused, NaN and infinity refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, ser_json_inf_nan="strings")
+
+    def canonical(self) -> bytes:
+        """The bytes that are hashed."""
+        return canonical_json(self.model_dump(mode="json"))
+
+    def identity(self) -> str:
+        """`sha256:…` of the canonical form."""
+        return sha256(self.canonical())
+
+    def write(self, path: Path) -> str:
+        """Write the document (indented, whole or not at all) and return its identity."""
+        write_atomic(path, (json.dumps(self.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n").encode())
+        return self.identity()
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read a document that `write` made.
+
+        Raises:
+            ConfigError: the file is missing, is not JSON, or is not such a document.
+        """
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except OSError as error:
+            raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise ConfigError(
+                f"{path}: is not a valid {cls.__name__}: {where + ': ' if where else ''}{first['msg']}"
+            ) from error
+
+
+def canonical_json(value: Any) -> bytes:
+    """Serialise to the canonical form. Raises ValueError on NaN and infinity."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+
+
+def sha256(data: bytes) -> str:
+    """`sha256:` and the hex digest of `data`."""
+    return "sha256:" + hashlib.sha256(data).hexdigest()
+
+
+def sha256_file(path: Path) -> str:
+    """Digest of a file's bytes, read in pieces. Raises ConfigError when it cannot be read."""
+    try:
+        with path.open("rb") as stream:
+            return "sha256:" + hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write to a temporary name beside `path`, flush to disk, rename: a reader sees the old file or the new one.
+
+    Raises:
+        InfrastructureError: no space, no permission, no such folder.
+    """
+    temporary = ""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except OSError as error:
+        if temporary:
+            Path(temporary).unlink(missing_ok=True)
+        raise InfrastructureError(f"{path}: cannot be written: {error.strerror}") from error

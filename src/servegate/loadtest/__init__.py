@@ -1,0 +1,1 @@
+"""Load: schedule → requests → records."""

@@ -1,0 +1,1 @@
+"""Engine metrics: text → samples → deltas, and the names per engine version."""

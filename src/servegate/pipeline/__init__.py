@@ -1,0 +1,1 @@
+"""Wires the rooms into one release: stages in order, ports filled in."""

@@ -1,0 +1,31 @@
+"""All published JSON Schemas. They are generated from the models, so they cannot disagree with them."""
+
+from __future__ import annotations
+
+import json
+
+from pydantic import BaseModel
+
+from servegate.release import Release
+from servegate.report.model import Report
+from servegate.report.records import CanaryTick, EvalRecord, RequestRecord
+from servegate.report.verdict import Verdict
+
+MODELS: dict[str, type[BaseModel]] = {
+    "release": Release,
+    "report": Report,
+    "verdict": Verdict,
+    "eval-record": EvalRecord,
+    "request-record": RequestRecord,
+    "canary-tick": CanaryTick,
+}
+
+
+def rendered() -> dict[str, str]:
+    """Schema text per name, each a whole file."""
+    return {name: _render(name, model) for name, model in MODELS.items()}
+
+
+def _render(name: str, model: type[BaseModel]) -> str:
+    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": name, **model.model_json_schema()}
+    return json.dumps(schema, indent=1, ensure_ascii=False) + "\n"

@@ -1,0 +1,158 @@
+"""Child processes: each in a group of its own, with a log of its own, gone when we are gone.
+
+A child may start children (Locust, engines, compilers), so signals go to the group. The kernel is asked to end the
+child when its parent dies, because no handler runs after a SIGKILL.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from servegate.errors import InfrastructureError
+
+_PR_SET_PDEATHSIG = 1
+_LIBC = ctypes.CDLL(None, use_errno=True)
+
+
+class Child:
+    """One running program.
+
+    Args:
+        name: for people and messages.
+        command: program and arguments; never a shell line.
+        log: file that takes its output; kept.
+        env: added to our own environment.
+
+    Raises:
+        InfrastructureError: the program cannot be started.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str],
+        log: Path,
+        env: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+    ) -> None:
+        self.name, self.command, self.log = name, list(command), log
+        log.parent.mkdir(parents=True, exist_ok=True)
+        parent = os.getpid()
+
+        def prepare() -> None:
+            _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+            if os.getppid() != parent:  # it died in between
+                os._exit(1)
+
+        try:
+            with log.open("ab") as output:
+                self._process = subprocess.Popen(
+                    self.command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    env={**os.environ, **(env or {})},
+                    cwd=cwd,
+                    start_new_session=True,
+                    preexec_fn=prepare,
+                )
+        except OSError as error:
+            raise InfrastructureError(f"{name}: cannot be started: {command[0]}: {error.strerror}") from error
+
+    @property
+    def pid(self) -> int:
+        """Process id, also the id of its group."""
+        return self._process.pid
+
+    @property
+    def returncode(self) -> int | None:
+        """Exit status, None while it runs; negative: the signal that ended it."""
+        return self._process.poll()
+
+    def wait(self, timeout: float | None = None) -> int | None:
+        """Wait for the end; None when it still runs after `timeout` seconds."""
+        try:
+            return self._process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            return None
+
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal to the child alone (a drain is the child's own affair)."""
+        if self.returncode is None:
+            self._process.send_signal(number)
+
+    def stop(self, grace: float = 5.0) -> None:
+        """End the group: SIGTERM, after `grace` seconds SIGKILL. May be called again at any time."""
+        self._kill(signal.SIGTERM)
+        self.wait(grace)
+        self._kill(signal.SIGKILL)
+        self.wait(5)
+
+    def check(self) -> None:
+        """Raise InfrastructureError, with the end of the log, when the child has ended."""
+        status = self.returncode
+        if status is not None:
+            raise InfrastructureError(self.obituary(status))
+
+    def obituary(self, status: int) -> str:
+        """How it ended and where the log is, for an error message."""
+        how = f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
+        lines = tail(self.log)
+        return f"{self.name} {how}; log: {self.log}" + "".join(f"\n  | {line}" for line in lines)
+
+    def _kill(self, number: signal.Signals) -> None:
+        try:
+            os.killpg(self.pid, number)
+        except (ProcessLookupError, PermissionError):
+            return
+
+
+def tail(path: Path, lines: int = 5) -> list[str]:
+    """The last lines of a text file, printable; nothing when it cannot be read."""
+    try:
+        with path.open("rb") as stream:
+            stream.seek(0, os.SEEK_END)
+            stream.seek(max(0, stream.tell() - 8192))
+            text = stream.read().decode("utf-8", "replace")
+    except OSError:
+        return []
+    kept = [line.rstrip() for line in text.splitlines() if line.strip()]
+    return ["".join(char if char.isprintable() else "�" for char in line)[:300] for line in kept[-lines:]]
+
+
+def free_ports(count: int, host: str = "127.0.0.1") -> list[int]:
+    """Ports nobody listens on now. All are held until all are found, so they differ."""
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for item in sockets:
+            item.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            item.bind((host, 0))
+        return [int(item.getsockname()[1]) for item in sockets]
+    finally:
+        for item in sockets:
+            item.close()
+
+
+def python(*arguments: str) -> list[str]:
+    """Command line of this interpreter."""
+    return [sys.executable, *arguments]
+
+
+def wait_until_exit(pid: int, timeout: float) -> bool:
+    """Whether a process that need not be our child is gone within `timeout` seconds."""
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline:
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.02)
+    return False

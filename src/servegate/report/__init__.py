@@ -1,0 +1,1 @@
+"""The contracts Report and Verdict, the records behind a report, and their views."""

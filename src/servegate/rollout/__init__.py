@@ -1,0 +1,1 @@
+"""Rollout: plan → observation → decision → effect."""
