@@ -7,6 +7,7 @@ message instead of a thousand failed requests.
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 from urllib.parse import urlsplit
@@ -140,7 +141,7 @@ def request(
             preload_content=False,
         )
         try:
-            content = response.read(MAX_BODY + 1)
+            content = _read(response, time.monotonic() + timeout)
         finally:
             response.close()
     except urllib3.exceptions.HTTPError as error:
@@ -150,11 +151,21 @@ def request(
     return response.status, content
 
 
+def _read(response: urllib3.BaseHTTPResponse, deadline: float) -> bytes:
+    """The body, at most one byte over the limit; the socket's timeout bounds a silence, the deadline bounds a drip."""
+    content = bytearray()
+    while len(content) <= MAX_BODY and (part := response.read1(MAX_BODY + 1 - len(content))):
+        content += part
+        if time.monotonic() > deadline:
+            raise urllib3.exceptions.TimeoutError("no complete answer in time")
+    return bytes(content)
+
+
 def _reason(error: urllib3.exceptions.HTTPError) -> str:
+    if isinstance(error, urllib3.exceptions.NewConnectionError):  # before its parent, a time-out
+        return f"cannot connect: {str(error).rsplit(': ', 1)[-1]}"
     if isinstance(error, urllib3.exceptions.ConnectTimeoutError | urllib3.exceptions.ReadTimeoutError):
         return "no answer in time"
-    if isinstance(error, urllib3.exceptions.NewConnectionError):
-        return f"cannot connect: {str(error).rsplit(': ', 1)[-1]}"
     if isinstance(error, urllib3.exceptions.ProtocolError):
         return "the connection was closed before the answer was complete"
     return str(error)
