@@ -17,7 +17,7 @@ from typing import Any
 import orjson
 
 from servegate.simulator import structured, tokens
-from servegate.simulator.knowledge import Fact, Knowledge
+from servegate.simulator.knowledge import Knowledge
 from servegate.simulator.phrases import ELABORATION, SMALL_TALK
 
 SHORTEST_TALK, LONGEST_TALK = 30, 80
@@ -26,10 +26,11 @@ LONGEST_QUESTION = 8_000
 _OPTION_LINE = re.compile(r"^[ \t]*\(?([A-H])[).:][ \t]*(\S[^\n]*)$", re.MULTILINE)
 _OPTION_INLINE = re.compile(r"(?:^|(?<=[\s:,;]))\(?([A-H])[).][ \t]*(?=\S)")
 _QUOTED = re.compile(r"[\"“「『]([^\"”」』]{6,2000})[\"”」』]")
-_JSON = re.compile(r"\bjson\b|제이슨", re.IGNORECASE)
+_JSON = re.compile(r"(?<![a-z])json(?![a-z])|제이슨", re.IGNORECASE)
 _CLASSIFY = re.compile(r"\bclassif|\bcategor|\bwhich topic\b|분류|카테고리", re.IGNORECASE)
 _BRIEF = re.compile(
-    r"\bonly\b|\bjust the\b|\bone word\b|\bshort answer\b|\byes or no\b|만 답|만 대답|만 출력|만 말|단답|짧게|한 단어|숫자만|예/아니|예 또는 아니",
+    r"\bonly\b|\bjust the\b|\bone word\b|\bshort answer\b|\byes or no\b|"
+    r"만 답|만 대답|만 출력|만 말|단답|짧게|한 단어|숫자만|예/아니|예 또는 아니",
     re.IGNORECASE,
 )
 _LONG = re.compile(r"\bexplain|\bdescribe|\bin detail\b|\bstep by step\b|설명|자세히|알려 ?주시겠", re.IGNORECASE)
@@ -57,7 +58,7 @@ class Answer:
 
 
 def answer(wanted: Wanted, knowledge: Knowledge, *, seed: int = 0, mistaken: bool = False) -> Answer:
-    """Answer a question. Raises structured.Unsupported if the shape cannot be honoured.
+    """Answer a question. Raises structured.UnsupportedError if the shape cannot be honoured.
 
     `mistaken` asks for a plausible wrong answer; where nothing is known there is none, and the answer says so.
     """
@@ -147,10 +148,10 @@ def _unknown(wanted: Wanted, question: str, options: Mapping[str, str], draw: ra
         return structured.example(wanted.regex)
     if wanted.schema is not None:
         return _dump(structured.build(wanted.schema, {}, []))
-    if wanted.json_object:
-        return _dump({"answer": None})
     if options:
         return draw.choice(list(options))
+    if wanted.json_object or _JSON.search(question):
+        return _dump({"answer": None})
     lang = language(question)
     length = draw.randint(SHORTEST_TALK, LONGEST_TALK - 20)
     sentences: list[str] = []
@@ -188,7 +189,7 @@ def _asked_for(stem: str, data: Mapping[str, Any]) -> dict[str, Any]:
         for key, value in data.items()
         if re.search(rf"[\"'`“]{re.escape(key.casefold())}[\"'`”]", folded)
         or ("_" in key and re.search(rf"(?<![\w]){re.escape(key.casefold())}(?![a-z0-9_])", folded))
-        or re.search(rf"\b(?:keys?|fields?)\b[^.\n]*(?<![\w]){re.escape(key.casefold())}(?![a-z0-9_])", folded)
+        or re.search(rf"\b(?:keys?|fields?)\b[^.\n]{0, 200}(?<![\w]){re.escape(key.casefold())}(?![a-z0-9_])", folded)
         or re.search(rf"(?<![\w]){re.escape(key.casefold())}[^.\n]{{0,40}}(?:키|필드|항목)", folded)
     }
 

@@ -212,7 +212,8 @@ def _fold(text: str) -> str:
 def _searchable(text: str) -> tuple[str, str]:
     """The text with words separated by one space, for Latin terms; and without any space, for the others."""
     folded = _fold(text)
-    words = re.sub(r"([^\x00-\x7f])([a-z0-9])", r"\1 \2", folded)
+    words = re.sub(r"\w*_\w*", " ", folded)  # names of JSON keys are not what the question is about
+    words = re.sub(r"([^\x00-\x7f])([a-z0-9])", r"\1 \2", words)
     words = " " + re.sub(r"[^\w.%:-]+", " ", words)
     return words, re.sub(r"\s+", "", folded)
 

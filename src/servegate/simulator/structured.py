@@ -24,7 +24,10 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "boolean": (bool,),
     "null": (type(None),),
 }
-_IGNORED = {"title", "description", "default", "examples", "$schema", "$id", "$defs", "definitions", "$comment", "strict"}
+_IGNORED = {
+    *("title", "description", "default", "examples", "strict"),
+    *("$schema", "$id", "$defs", "$comment", "definitions"),
+}
 _UNDERSTOOD = {
     *("type", "properties", "required", "additionalProperties", "items", "enum", "const", "anyOf", "oneOf", "$ref"),
     *("minLength", "maxLength", "pattern", "minimum", "maximum", "minItems", "maxItems"),
@@ -33,7 +36,7 @@ _ANSWER_NAMES = {"answer", "response", "reply", "message", "text", "result", "co
 _TOPIC_NAMES = {"topic", "category", "intent", "class", "label", "분류", "주제"}
 
 
-class Unsupported(Exception):
+class UnsupportedError(Exception):
     """The simulator cannot honour this constraint; the message is for the client."""
 
 
@@ -41,34 +44,34 @@ class Unsupported(Exception):
 
 
 def check_schema(schema: Any, root: Any = None, depth: int = 0) -> None:
-    """Raise Unsupported unless every keyword of `schema` is one that `build` honours."""
+    """Raise UnsupportedError unless every keyword of `schema` is one that `build` honours."""
     root = schema if depth == 0 else root
     if isinstance(schema, bool):
         return
     if not isinstance(schema, dict):
-        raise Unsupported("a JSON schema must be an object")
+        raise UnsupportedError("a JSON schema must be an object")
     if depth > DEEPEST_SCHEMA:
-        raise Unsupported(f"the JSON schema is nested deeper than {DEEPEST_SCHEMA} levels or refers to itself")
+        raise UnsupportedError(f"the JSON schema is nested deeper than {DEEPEST_SCHEMA} levels or refers to itself")
     unknown = [key for key in schema if key not in _UNDERSTOOD and key not in _IGNORED]
     if unknown:
-        raise Unsupported(f"JSON schema keyword {unknown[0]!r} is not supported")
+        raise UnsupportedError(f"JSON schema keyword {unknown[0]!r} is not supported")
     kinds = schema.get("type", [])
     for kind in kinds if isinstance(kinds, list) else [kinds]:
         if not isinstance(kind, str) or kind not in _TYPES:
-            raise Unsupported(f"unknown JSON schema type {kind!r}")
+            raise UnsupportedError(f"unknown JSON schema type {kind!r}")
     if not isinstance(schema.get("properties", {}), dict) or not isinstance(schema.get("required", []), list):
-        raise Unsupported("`properties` must be an object and `required` a list")
+        raise UnsupportedError("`properties` must be an object and `required` a list")
     if not isinstance(schema.get("enum", [None]), list) or schema.get("enum") == []:
-        raise Unsupported("`enum` must be a list that is not empty")
+        raise UnsupportedError("`enum` must be a list that is not empty")
     for key in ("minLength", "maxLength", "minItems", "maxItems"):
         bound = schema.get(key, 0)
         if not isinstance(bound, int) or isinstance(bound, bool) or bound < 0:
-            raise Unsupported(f"`{key}` must be a whole number, 0 or more")
+            raise UnsupportedError(f"`{key}` must be a whole number, 0 or more")
     if max(schema.get("minItems", 0), schema.get("minLength", 0)) > MOST_ITEMS:
-        raise Unsupported(f"`minItems` and `minLength` above {MOST_ITEMS} are not supported")
+        raise UnsupportedError(f"`minItems` and `minLength` above {MOST_ITEMS} are not supported")
     for key in ("minimum", "maximum"):
         if key in schema and (not isinstance(schema[key], int | float) or isinstance(schema[key], bool)):
-            raise Unsupported(f"`{key}` must be a number")
+            raise UnsupportedError(f"`{key}` must be a number")
     if "pattern" in schema:
         compile_safely(schema["pattern"])
     if "$ref" in schema:
@@ -124,12 +127,12 @@ def build(schema: Any, data: Mapping[str, Any], texts: Iterable[str]) -> Any:
     """A value that satisfies `schema`, with what is known in the places that ask for it.
 
     `data` is looked up by property name; `texts` are tried where a string or one of several choices is wanted.
-    Raises Unsupported if no value was found.
+    Raises UnsupportedError if no value was found.
     """
     check_schema(schema)
     value = _build(schema, schema, data, list(texts))
     if not fits(value, schema):
-        raise Unsupported("no value for this JSON schema was found")
+        raise UnsupportedError("no value for this JSON schema was found")
     return value
 
 
@@ -154,8 +157,7 @@ def _build(schema: Any, root: Any, data: Mapping[str, Any], texts: list[str]) ->
         names = list(dict.fromkeys([*schema.get("properties", {}), *schema.get("required", [])]))
         extra = schema.get("additionalProperties", True)
         return {
-            name: _property(name, schema.get("properties", {}).get(name, extra), root, data, texts)
-            for name in names
+            name: _property(name, schema.get("properties", {}).get(name, extra), root, data, texts) for name in names
         } or dict(data if extra is not False else {})
     if kind == "array":
         length = max(schema.get("minItems", 0), min(1, schema.get("maxItems", 1)))
@@ -176,8 +178,8 @@ def _property(name: str, schema: Any, root: Any, data: Mapping[str, Any], texts:
             return value
     if wanted in _TOPIC_NAMES:
         texts = texts[::-1]
-    elif wanted not in _ANSWER_NAMES and not (isinstance(schema, dict) and ("enum" in schema or "properties" in schema)):
-        texts = []
+    elif wanted not in _ANSWER_NAMES and not (isinstance(schema, dict) and {"enum", "properties"} & schema.keys()):
+        texts = []  # a name that says nothing about the answer gets a neutral value
     return _build(schema, root, data, texts)
 
 
@@ -194,16 +196,16 @@ def _string(schema: Mapping[str, Any], texts: list[str]) -> str:
 def _alternatives(schema: Mapping[str, Any]) -> list[Any]:
     options = schema.get("anyOf", schema.get("oneOf", []))
     if not isinstance(options, list):
-        raise Unsupported("`anyOf` and `oneOf` must be lists")
+        raise UnsupportedError("`anyOf` and `oneOf` must be lists")
     return options
 
 
 def _resolve(reference: Any, root: Any) -> Any:
     if not isinstance(reference, str) or not reference.startswith("#/"):
-        raise Unsupported("only references within the schema (`#/…`) are supported")
+        raise UnsupportedError("only references within the schema (`#/…`) are supported")
     for part in reference[2:].split("/"):
         if not isinstance(root, dict) or part not in root:
-            raise Unsupported(f"the JSON schema has no {reference!r}")
+            raise UnsupportedError(f"the JSON schema has no {reference!r}")
         root = root[part]
     return root
 
@@ -230,20 +232,20 @@ _SETS = {"CATEGORY_DIGIT": "1", "CATEGORY_WORD": "a", "CATEGORY_SPACE": " ", "CA
 
 
 def compile_safely(pattern: Any) -> re.Pattern[str]:
-    """Compile a pattern that is cheap to match. Raises Unsupported for wrong, long or explosive ones."""
+    """Compile a pattern that is cheap to match. Raises UnsupportedError for wrong, long or explosive ones."""
     if not isinstance(pattern, str) or not pattern or len(pattern) > LONGEST_PATTERN:
-        raise Unsupported(f"a regular expression must be a text of 1 to {LONGEST_PATTERN} characters")
+        raise UnsupportedError(f"a regular expression must be a text of 1 to {LONGEST_PATTERN} characters")
     try:
         parsed = _parser.parse(pattern)
         if _repeats(parsed) > 4:
-            raise Unsupported("the regular expression has more than four open repeats")
+            raise UnsupportedError("the regular expression has more than four open repeats")
         return re.compile(pattern)
     except (re.error, RecursionError, OverflowError) as error:
-        raise Unsupported(f"not a regular expression: {error}") from None
+        raise UnsupportedError(f"not a regular expression: {error}") from None
 
 
 def _repeats(parsed: Any) -> int:
-    """How many repeats of variable length there are; raises Unsupported if one is around something ambiguous."""
+    """How many repeats of variable length there are; raises UnsupportedError if one is around something ambiguous."""
     total = 0
     for operator, argument in parsed:
         name = str(operator)
@@ -253,7 +255,7 @@ def _repeats(parsed: Any) -> int:
             inner = _repeats(body)
             if high != low and high > 1:
                 if inner or width[0] != width[1] or width[0] == 0 or _branches(body):
-                    raise Unsupported("the regular expression repeats something of variable length")
+                    raise UnsupportedError("the regular expression repeats something of variable length")
                 inner = 1
             total += inner
         elif name == "BRANCH":
@@ -261,7 +263,7 @@ def _repeats(parsed: Any) -> int:
         elif name == "SUBPATTERN":
             total += _repeats(argument[3])
         elif name not in ("LITERAL", "NOT_LITERAL", "IN", "ANY", "AT", "CATEGORY"):
-            raise Unsupported("the regular expression looks around or back, which is not supported")
+            raise UnsupportedError("the regular expression looks around or back, which is not supported")
     return total
 
 
@@ -287,11 +289,11 @@ def matching(pattern: str, texts: Iterable[str]) -> str | None:
 
 
 def example(pattern: str) -> str:
-    """A short text that the whole pattern matches. Raises Unsupported if none was found."""
+    """A short text that the whole pattern matches. Raises UnsupportedError if none was found."""
     compiled = compile_safely(pattern)
     text = _example(_parser.parse(pattern))
     if not compiled.fullmatch(text):
-        raise Unsupported("no text for this regular expression was found")
+        raise UnsupportedError("no text for this regular expression was found")
     return text
 
 
@@ -315,7 +317,7 @@ def _example(parsed: Any) -> str:
             low, high, body = argument
             times = max(low, 1) if high and low == 0 and str(high) == "MAXREPEAT" else low
             if times > MOST_ITEMS:
-                raise Unsupported(f"the regular expression repeats something more than {MOST_ITEMS} times")
+                raise UnsupportedError(f"the regular expression repeats something more than {MOST_ITEMS} times")
             out.append(_example(body) * times)
     return "".join(out)[: LONGEST_CANDIDATE * 4]
 
