@@ -1,1 +1,1 @@
-"""Engine metrics: text → samples → deltas, and the names per engine version."""
+"""Engine metrics: Prometheus text, and what its names mean to us."""
