@@ -141,7 +141,7 @@ def _yaml(text: str, path: Path) -> tuple[list[tuple[int, Any]], dict[str, dict[
         raise KnowledgeError(f"{path}:1: not YAML: {str(error).splitlines()[0]}") from None
     finally:
         loader.dispose()
-    if not isinstance(document, dict) or not isinstance(document.get("facts"), list):
+    if root is None or not isinstance(document, dict) or not isinstance(document.get("facts"), list):
         raise KnowledgeError(f"{path}:1: expected a mapping with `facts`, a list")
     node = next(value for key, value in root.value if key.value == "facts")
     lines = [item.start_mark.line + 1 for item in node.value]
