@@ -1,0 +1,1 @@
+"""Routers: each moves traffic between slots on one kind of data plane."""

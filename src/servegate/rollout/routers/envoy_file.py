@@ -1,0 +1,227 @@
+"""Router that moves weights by Envoy's file-based route discovery: write beside, rename, ask Envoy whether it took it.
+
+The file is the target of the effect, so the fencing epoch stands in it, as the first half of the version Envoy reports
+back (`<epoch>.<serial>`). Whoever writes reads the epoch in the file under a lock first: an older controller that wakes
+up late is refused, in whatever process it is. The lock is only held for a read and a rename.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import math
+import re
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from servegate.contract import write_atomic
+from servegate.endpoint import request
+from servegate.errors import InfrastructureError
+from servegate.process import Child
+from servegate.rollout.ports import FencedError, RouteStatus, Weights
+
+ROUTES = "slots"
+"""Name of the route configuration."""
+SLOT_HEADER = "x-servegate-slot"
+UNITS = 10_000
+"""Envoy's weights are whole numbers: this many per percent."""
+LOCK_TIMEOUT = 2.0
+_VERSION = re.compile(r"^(\d{1,18})\.(\d{1,18})$")
+
+
+@dataclass(frozen=True)
+class _Route:
+    """A route configuration, from the file or from Envoy."""
+
+    epoch: int
+    serial: int
+    weights: dict[str, float]
+
+    @property
+    def version(self) -> str:
+        return f"{self.epoch}.{self.serial}"
+
+
+class EnvoyFileRouter:
+    """Moves weights of an Envoy that watches `file`.
+
+    Args:
+        file: the route configuration; its folder is watched by Envoy and holds nothing else.
+        admin: URL of Envoy's admin interface.
+        slots: all slots, each a cluster of Envoy.
+        idle_timeout: seconds without a byte from the engine after which a request is ended.
+        child: the Envoy, where we started it, so that its end can be told from its silence.
+    """
+
+    def __init__(
+        self,
+        file: Path,
+        admin: str,
+        slots: Sequence[str],
+        *,
+        idle_timeout: float = 300.0,
+        child: Child | None = None,
+    ) -> None:
+        self.file, self.admin, self.slots = file, admin.rstrip("/"), tuple(slots)
+        self.idle_timeout, self.child = idle_timeout, child
+
+    def read(self) -> Weights:
+        """Weights as last written.
+
+        Raises:
+            InfrastructureError: the file is missing or is not ours.
+        """
+        return self._read().weights
+
+    def write(self, weights: Weights, epoch: int) -> None:
+        """Make `weights` the wanted ones, under the fencing epoch of the caller's lease.
+
+        Raises:
+            FencedError: the file carries a higher epoch.
+            InfrastructureError: the file cannot be read or written.
+            ValueError: the weights are not percent of known slots that sum to 100.
+        """
+        units = to_units(weights, self.slots)
+        with self._locked():
+            serial = 1
+            if self.file.exists():
+                current = self._read()
+                if current.epoch > epoch:
+                    raise FencedError(
+                        f"weights were refused: epoch {epoch} is over, {self.file} was written under {current.epoch}"
+                    )
+                same = current.weights == {slot: count / UNITS for slot, count in units.items()}
+                if same and current.epoch == epoch:
+                    return
+                serial = current.serial + 1
+            document = self._document(units, f"{epoch}.{serial}")
+            write_atomic(self.file, (json.dumps(document, indent=1) + "\n").encode())
+
+    def verify(self) -> RouteStatus:
+        """Whether Envoy routes by the weights last written; never raises for an Envoy that does not answer."""
+        status = None if self.child is None else self.child.returncode
+        if self.child is not None and status is not None:
+            return RouteStatus(False, {}, self.child.obituary(status))
+        try:
+            wanted = self._read()
+            active = self._active()
+        except InfrastructureError as error:
+            return RouteStatus(False, {}, str(error))
+        if active is None:
+            return RouteStatus(False, {}, "envoy has no route yet")
+        if active.version != wanted.version or active.weights != wanted.weights:
+            message = f"envoy routes by version {active.version}, written is {wanted.version}"
+            return RouteStatus(False, active.weights, message)
+        return RouteStatus(True, active.weights)
+
+    def _read(self) -> _Route:
+        try:
+            document = json.loads(self.file.read_bytes())
+        except OSError as error:
+            raise InfrastructureError(f"{self.file}: cannot be read: {error.strerror}") from error
+        except ValueError as error:
+            raise InfrastructureError(f"{self.file}: is not JSON: {error}") from error
+        try:
+            return _route(document["version_info"], document["resources"][0])
+        except (KeyError, IndexError, TypeError, ValueError) as error:
+            raise InfrastructureError(f"{self.file}: is not a route configuration of ours") from error
+
+    def _active(self) -> _Route | None:
+        url = f"{self.admin}/config_dump?resource=dynamic_route_configs"
+        status, body = request("GET", url, timeout=2.0)
+        try:
+            configs = json.loads(body).get("configs", []) if status == 200 else []
+            for config in configs:
+                if config["route_config"]["name"] == ROUTES:
+                    return _route(config["version_info"], config["route_config"])
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+            raise InfrastructureError(f"{url} answered something that is not a route configuration of ours") from error
+        return None
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        # Beside the watched folder: Envoy reloads on every rename inside it.
+        path = self.file.parent.with_suffix(".lock")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            stream = path.open("ab")
+        except OSError as error:
+            raise InfrastructureError(f"{path}: cannot be opened: {error.strerror}") from error
+        with stream:
+            deadline = time.monotonic() + LOCK_TIMEOUT
+            while True:
+                try:
+                    fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except OSError as error:
+                    if time.monotonic() > deadline:
+                        raise InfrastructureError(f"{path}: another process has held it too long") from error
+                    time.sleep(0.01)
+            yield
+
+    def _document(self, units: dict[str, int], version: str) -> dict[str, Any]:
+        clusters = [
+            {
+                "name": slot,
+                "weight": count,
+                "response_headers_to_add": [
+                    {"header": {"key": SLOT_HEADER, "value": slot}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
+                ],
+            }
+            for slot, count in units.items()
+        ]
+        route = {
+            "timeout": "0s",
+            # Without retries a "try" is the request: this is the idle timeout that is counted for the slot.
+            "retry_policy": {"num_retries": 0, "per_try_idle_timeout": f"{self.idle_timeout:g}s"},
+            "weighted_clusters": {"clusters": clusters},
+        }
+        return {
+            "version_info": version,
+            "resources": [
+                {
+                    "@type": "type.googleapis.com/envoy.config.route.v3.RouteConfiguration",
+                    "name": ROUTES,
+                    "validate_clusters": True,
+                    "virtual_hosts": [
+                        {"name": "all", "domains": ["*"], "routes": [{"match": {"prefix": "/"}, "route": route}]}
+                    ],
+                }
+            ],
+        }
+
+
+def to_units(weights: Weights, slots: Sequence[str]) -> dict[str, int]:
+    """Percent as Envoy's whole numbers, one for every slot, their sum exactly 100 percent.
+
+    A slot without weight gets 0, and only such a slot: a share too small to be expressed is refused.
+
+    Raises:
+        ValueError: an unknown slot, a number that is no percentage, or a sum other than 100.
+    """
+    unknown = sorted(set(weights) - set(slots))
+    if unknown:
+        raise ValueError(f"no slot {unknown[0]!r}; there are {', '.join(slots)}")
+    values = {slot: float(weights.get(slot, 0.0)) for slot in slots}
+    if not all(math.isfinite(value) and value >= 0 for value in values.values()):
+        raise ValueError(f"weights must be percentages: {values}")
+    if abs(sum(values.values()) - 100) > 1e-6:
+        raise ValueError(f"weights must sum to 100 percent: {values}")
+    units = {slot: round(value * UNITS) for slot, value in values.items()}
+    if any(values[slot] > 0 and units[slot] == 0 for slot in slots):
+        raise ValueError(f"weights below {1 / UNITS} percent cannot be routed: {values}")
+    units[max(units, key=units.__getitem__)] += 100 * UNITS - sum(units.values())
+    return units
+
+
+def _route(version: Any, resource: Any) -> _Route:
+    match = _VERSION.match(str(version))
+    if match is None:
+        raise ValueError(f"version {version!r}")
+    clusters = resource["virtual_hosts"][0]["routes"][0]["route"]["weighted_clusters"]["clusters"]
+    weights = {str(cluster["name"]): int(cluster.get("weight", 0)) / UNITS for cluster in clusters}
+    return _Route(int(match[1]), int(match[2]), weights)
