@@ -1,1 +1,9 @@
-"""Gates: policy + reports → verdict."""
+"""Gates: policy + reports → verdict.
+
+from servegate.gates import Policy, evaluate
+"""
+
+from servegate.gates.evaluate import evaluate
+from servegate.gates.policy import Policy
+
+__all__ = ["Policy", "evaluate"]

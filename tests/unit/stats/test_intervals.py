@@ -99,3 +99,9 @@ def test_impossible_means_are_refused() -> None:
     ):
         with pytest.raises(ValueError, match=r"at least 2|no values|finite|labels"):
             mean(values, clusters=clusters)
+
+
+@pytest.mark.parametrize(("errors", "n"), [(0, 381), (1, 563)])
+def test_how_many_requests_show_an_error_rate_of_at_most_one_percent(errors: int, n: int) -> None:
+    """The numbers docs/gates.md gives for `judge: value`."""
+    assert wilson(errors, n).high <= 0.01 < wilson(errors, n - 1).high

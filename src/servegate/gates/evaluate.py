@@ -1,0 +1,202 @@
+"""The gate itself: a policy and reports in, a verdict out. Pure: no file, no clock, no surprise.
+
+What was not validly measured is VOID, what was measured and cannot tell is INCONCLUSIVE; neither is ever green unless
+the policy says so by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from servegate import __version__
+from servegate.errors import ConfigError
+from servegate.gates.policy import Check, Policy, Requirement
+from servegate.gates.select import find_measure, find_report, label, same_subject
+from servegate.gates.units import misfit
+from servegate.release import Release
+from servegate.report.format import clean, duration, percent, plural, quantity, short_hash, with_interval, words
+from servegate.report.model import Finding, Measure, Report
+from servegate.report.verdict import CheckResult, Outcome, Verdict, worst
+
+TOOL = f"servegate {__version__}"
+# Two machines' clocks may differ this much before a report counts as coming from the future.
+_CLOCK_SKEW = 60.0
+_WORSE = {"error": ("error",), "warning": ("error", "warning")}
+
+
+def evaluate(
+    policy: Policy,
+    reports: Sequence[Report],
+    *,
+    release: Release | str | None = None,
+    now: float,
+    decided_by: str,
+) -> Verdict:
+    """Judge reports by a policy.
+
+    Args:
+        policy: what must hold.
+        reports: what was measured; the same report twice counts once.
+        release: the release that is judged, or its digest `sha256:…`; None: the one the reports are of.
+        now: seconds since the Unix epoch.
+        decided_by: who or what runs the gate.
+
+    Raises:
+        ConfigError: the question makes no sense: reports of different releases and none named, two reports where one
+            is meant, a unit or a direction that does not fit the measure.
+    """
+    reports = list({report.identity(): report for report in reports}.values())
+    digest = release.identity() if isinstance(release, Release) else release
+    digest = digest or same_subject(reports)
+    results = [_require(requirement, reports, release, digest, now) for requirement in policy.require]
+    results += [_check(check, reports, digest) for check in policy.checks]
+    names = {report.subject.name for report in reports if report.subject.release == digest and report.subject.name}
+    return Verdict(
+        outcome=worst(result.effect for result in results),
+        release=digest,
+        release_name=release.name if isinstance(release, Release) else next(iter(sorted(names)), None),
+        policy=policy.name,
+        policy_sha256=policy.identity(),
+        reports=tuple(report.identity() for report in reports),
+        results=tuple(results),
+        decided_at=now,
+        decided_by=decided_by,
+        tool=TOOL,
+    )
+
+
+def _require(
+    requirement: Requirement, reports: Sequence[Report], release: Release | str | None, digest: str | None, now: float
+) -> CheckResult:
+    found = find_report(requirement.report, reports)
+    if isinstance(found, str):
+        return CheckResult(check=requirement.id, outcome=Outcome.VOID, effect=Outcome.VOID, message=found)
+    problem = _unmet(requirement, found, release, digest, now)
+    outcome = Outcome.PASS if problem is None else Outcome.VOID
+    good = f"{label(found)} is there, {duration(max(0.0, now - found.finished))} old"
+    return CheckResult(
+        check=requirement.id, outcome=outcome, effect=outcome, report=found.identity(), message=problem or good
+    )
+
+
+def _unmet(
+    requirement: Requirement, report: Report, release: Release | str | None, digest: str | None, now: float
+) -> str | None:
+    """Why a report does not satisfy a requirement; None when it does."""
+    name = label(report)
+    if requirement.of_release:
+        if report.subject.release is None:
+            return f"{name} names no release"
+        if report.subject.release != digest:
+            return f"{name} is of release {short_hash(report.subject.release)}, not of {short_hash(digest)}"
+    if requirement.max_age is not None:
+        age = now - report.finished
+        if age < -_CLOCK_SKEW:
+            return f"{name} finished {duration(-age)} in the future: a clock is wrong"
+        if age > requirement.max_age:
+            return f"{name} is {duration(age)} old; the policy wants it younger than {requirement.younger_than}"
+    if requirement.image is not None:
+        image = release.image if isinstance(release, Release) else None
+        if image is None:
+            return "the policy names an image; give the release's file, and one that has an image"
+        if image.digest != requirement.image:
+            return f"the release's image is {short_hash(image.digest)}, not {short_hash(requirement.image)}"
+    found = report.conditions.dataset_sha256
+    if requirement.dataset is not None and found != requirement.dataset:
+        return f"{name} was measured on data set {short_hash(found)}, not {short_hash(requirement.dataset)}"
+    return None
+
+
+def _check(check: Check, reports: Sequence[Report], digest: str | None) -> CheckResult:
+    found = find_report(check.report, reports)
+    if isinstance(found, str):
+        return _result(check, Outcome.VOID, found)
+    if found.subject.release != digest:
+        other = found.subject.release
+        of = "names no release" if other is None else f"is of release {short_hash(other)}, not of {short_hash(digest)}"
+        return _result(check, Outcome.VOID, f"{label(found)} {of}", found)
+    void = found.void
+    if void is not None:
+        return _result(check, Outcome.VOID, f"{label(found)} is void: {void.code}: {clean(void.message, 300)}", found)
+    if check.no_findings is not None:
+        return _findings(check, found, check.no_findings)
+    measure = find_measure(check.target, found)
+    if isinstance(measure, str):
+        return _result(check, Outcome.VOID, measure, found)
+    return _absolute(check, found, measure)
+
+
+def _findings(check: Check, report: Report, severity: str) -> CheckResult:
+    bad: list[Finding] = [finding for finding in report.findings if finding.severity in _WORSE[severity]]
+    if not bad:
+        return _result(check, Outcome.PASS, f"{label(report)} has no finding of severity {severity}", report)
+    first = f"{bad[0].code}: {clean(bad[0].message, 300)}"
+    more = f" (and {len(bad) - 1} more)" if len(bad) > 1 else ""
+    return _result(check, Outcome.FAIL, f"{label(report)} has {plural(len(bad), 'finding')}: {first}{more}", report)
+
+
+def _absolute(check: Check, report: Report, measure: Measure) -> CheckResult:
+    condition = check.condition
+    if not condition.limit.fits(measure.unit):
+        raise ConfigError(f"check {check.id}: {measure.key}: {misfit(condition.limit, measure.unit)}")
+    if measure.better is not None and measure.better != condition.wants:
+        raise ConfigError(
+            f"check {check.id}: {measure.key} is better when {measure.better}; "
+            f"`{condition.operator} {condition.limit.written}` asks for the opposite"
+        )
+    outcome, why = _judge(check, measure)
+    shown = with_interval(measure.value, measure.interval, measure.unit, unlike=condition.limit.value)
+    limit = quantity(condition.limit.value, measure.unit)
+    slice_ = f" [{clean(measure.slice, 80)}]" if measure.slice else ""
+    name = f"{words(measure.name)} {words(measure.statistic)}{slice_}"
+    message = f"{name} {shown}, wanted {condition.operator} {limit}; {why}"
+    return _result(check, outcome, message, report, measure)
+
+
+def _judge(check: Check, measure: Measure) -> tuple[Outcome, str]:
+    """Three-way: where the interval lies, or the value where that is what is judged."""
+    condition, n = check.condition, measure.n
+    if measure.value is None or n == 0:
+        return Outcome.VOID, f"nothing was measured of {plural(measure.attempted, 'attempt')}"
+    if measure.attempted and n < check.least_coverage * measure.attempted:
+        share = percent(n / measure.attempted)
+        return Outcome.VOID, f"only {share} of {plural(measure.attempted, 'attempt')} measured, {check.coverage} wanted"
+    interval = measure.interval
+    if check.judge == "value" or (check.judge is None and interval is None):
+        outcome = Outcome.PASS if condition.holds(measure.value) else Outcome.FAIL
+        return outcome, f"judged on the value, n {n:,}"
+    if interval is None:
+        return Outcome.INCONCLUSIVE, "the policy judges the interval, and the report has none"
+    level = f"{percent(interval.level)} interval ({clean(interval.method, 40)}), n {n:,}"
+    ends = [condition.holds(interval.low), condition.holds(interval.high)]
+    if all(ends):
+        return Outcome.PASS, f"the whole {level} holds"
+    if not any(ends):
+        return Outcome.FAIL, f"the whole {level} is beyond it"
+    return Outcome.INCONCLUSIVE, f"the {level} holds values on both sides: more data would decide"
+
+
+def _result(
+    check: Check, outcome: Outcome, message: str, report: Report | None = None, measure: Measure | None = None
+) -> CheckResult:
+    lenient = outcome is Outcome.INCONCLUSIVE and check.on_inconclusive != "fail"
+    effect = outcome
+    if outcome is Outcome.INCONCLUSIVE and not lenient:
+        effect = Outcome.FAIL
+    if check.severity == "warn" or lenient:
+        effect = Outcome.PASS
+    return CheckResult(
+        check=check.id,
+        outcome=outcome,
+        effect=effect,
+        severity="warn" if lenient and check.on_inconclusive == "warn" else check.severity,
+        measure=measure.key if measure else None,
+        report=report.identity() if report else None,
+        value=measure.value if measure else None,
+        unit=measure.unit if measure else None,
+        n=measure.n if measure else None,
+        interval=measure.interval if measure else None,
+        threshold=check.condition.limit.value if measure else None,
+        comparison=check.condition.operator if measure else None,
+        message=message,
+    )
