@@ -1,0 +1,1 @@
+"""Sources: each reads the counters of every pod in one way."""
