@@ -1,0 +1,339 @@
+"""Plots of a canary: who got the traffic, how fast and how well it was answered, and what the checks made of it.
+
+All pictures of a story lie over the same time with the same marks, so that they can be read downwards. Colour is
+never the only difference: the candidate is thick and square, stable thin and round, series differ by dashes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from servegate.report.format import clean, clock
+from servegate.report.records import RequestRecord
+from servegate.report.series import MIN_IN_BIN, bin_width, bins, nearest_rank, rates_by_ticks, thin, with_gaps
+from servegate.report.story import BACKWARD, Facts, ReleaseStory, ratio, within
+from servegate.report.svg import DASHES, HEX, NARROW, SERIES, WIDE, draw_svg
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+MAX_POINTS = 1500
+Curves = dict[str, list[tuple[float, float]]]
+
+
+@dataclass(frozen=True)
+class Key:
+    """One entry of a legend: words, CSS colour variable, kind of sign and its dashes."""
+
+    label: str
+    colour: str
+    sign: str
+    dashes: str = ""
+
+
+@dataclass(frozen=True)
+class Plot:
+    """One picture in two widths, for screens and for phones, with legend and words for those who do not see it."""
+
+    title: str
+    note: str
+    alt: str
+    legend: tuple[Key, ...]
+    wide: str
+    narrow: str
+
+
+def slot_colour(slot: str, slots: Sequence[str]) -> str:
+    """The CSS variable of a slot's colour."""
+    if slot in ("blue", "green"):
+        return "slot-a" if slot == "blue" else "slot-b"
+    return "slot-a" if list(slots).index(slot) % 2 == 0 else "slot-b"
+
+
+def timeline_plots(story: ReleaseStory, known: Facts, prefix: str) -> list[Plot]:
+    """Weights, latency, errors and evidence of a story with ticks, all over the same time; else nothing.
+
+    Args:
+        prefix: makes the identifiers of these pictures unique on the page.
+    """
+    if not story.ticks or known.length <= 0:
+        return []
+    records = within(story.records, known.start, known.start + known.length)
+    plots = [_weights(story, known, f"{prefix}-w")]
+    if records or any(slot.ttft_p50 is not None for tick in story.ticks for slot in tick.slots.values()):
+        plots.append(_latency(story, known, records, f"{prefix}-l"))
+    if records or any(slot.requests for tick in story.ticks for slot in tick.slots.values()):
+        plots.append(_errors(story, known, records, f"{prefix}-e"))
+    against, towards = _curves(story, known)
+    if against:
+        note = "1 is the limit: a check that reaches it sends the release back."
+        plots.append(_evidence(story, known, against, "Evidence against the release", note, "limit", f"{prefix}-r"))
+    if towards:
+        note = "Evidence that the release is not worse. Every check must have reached 1 before promotion."
+        plots.append(_evidence(story, known, towards, "Evidence for promotion", note, "enough", f"{prefix}-p"))
+    return plots
+
+
+def _curves(story: ReleaseStory, known: Facts) -> tuple[Curves, Curves]:
+    """Per check the evidence against the release and for its promotion, as shares of their limits, over time."""
+    against: Curves = {}
+    towards: Curves = {}
+    for tick in story.ticks:
+        at = known.since(tick.at)
+        for item in tick.evidence:
+            against.setdefault(item.check, []).append((at, ratio(item.log_e, item.log_limit)))
+            if item.promote_log_e is not None and item.promote_log_limit is not None:
+                towards.setdefault(item.check, []).append((at, ratio(item.promote_log_e, item.promote_log_limit)))
+    return against, towards
+
+
+def _weights(story: ReleaseStory, known: Facts, prefix: str) -> Plot:
+    def draw(axes: Axes, wide: bool) -> None:
+        lower = [0.0] * len(story.ticks)
+        times = [known.since(tick.at) for tick in story.ticks]
+        # The candidate at the bottom: its share is read from zero.
+        for slot in reversed(known.slots):
+            upper = [low + tick.weights.get(slot, 0) for low, tick in zip(lower, story.ticks, strict=True)]
+            colour = HEX[slot_colour(slot, known.slots)]
+            mine = slot == known.candidate
+            axes.fill_between(times, lower, upper, step="post", color=colour, alpha=0.75 if mine else 0.2, linewidth=0)
+            if mine:
+                axes.step(times, upper, where="post", color=colour, linewidth=1.8)
+            lower = upper
+        axes.set_ylim(0, 100)
+        axes.set_yticks([0, 25, 50, 75, 100], ["0 %", "25 %", "50 %", "75 %", "100 %"])
+        _marks(axes, story, known, wide, labels=True)
+
+    legend = tuple(
+        Key(
+            f"{_who(story, known, slot)}",
+            slot_colour(slot, known.slots),
+            "area" if slot == known.candidate else "faint",
+        )
+        for slot in reversed(known.slots)
+    )
+    alt = f"Traffic weights over {clock(known.length)} minutes. The candidate had at most {known.share:g} per cent."
+    return _plot("Share of traffic", "", alt, legend, draw, 2.1, prefix)
+
+
+def _latency(story: ReleaseStory, known: Facts, records: Sequence[RequestRecord], prefix: str) -> Plot:
+    width = bin_width(known.length)
+
+    def draw(axes: Axes, wide: bool) -> None:
+        top = 0.0
+        for slot in known.slots:
+            colour, mine = HEX[slot_colour(slot, known.slots)], slot == known.candidate
+            if records:
+                points = [
+                    (known.since(r.sent), r.ttft * 1000) for r in records if r.slot == slot and r.ttft is not None
+                ]
+                _dots(axes, thin(points, MAX_POINTS // len(known.slots)), colour, square=mine)
+                lines = [(b.middle, b.p50, b.p95) for b in bins(records, known, slot, width)]
+                values = sorted(y for _, y in points)
+                top = max(top, nearest_rank(values, 0.995) if values else 0)
+            else:
+                lines = [
+                    (known.since(tick.at), tick.slots[slot].ttft_p50, tick.slots[slot].ttft_p95)
+                    for tick in story.ticks
+                    if slot in tick.slots
+                ]
+            for which, dashes in ((1, ()), (2, (5, 2.5))):
+                line = [(row[0], row[which]) for row in lines]
+                xs = [x for x, _ in line]
+                ys = [math.nan if y is None else y * 1000 for _, y in line]
+                top = max([top, *(y for y in ys if not math.isnan(y))])
+                axes.plot(xs, ys, color=colour, linewidth=2.2 if mine else 1.4, dashes=dashes or (None, None), zorder=3)
+        axes.set_ylim(0, (top or 1) * 1.08)
+        _unit(axes, "ms")
+        _marks(axes, story, known, wide)
+
+    legend = []
+    for slot in known.slots:
+        colour, who = slot_colour(slot, known.slots), _who(story, known, slot)
+        legend.append(Key(f"{who}: p50", colour, "thick" if slot == known.candidate else "line"))
+        legend.append(Key("p95", colour, "thick" if slot == known.candidate else "line", "5 2.5"))
+        if records:
+            legend.append(Key("one request", colour, "square" if slot == known.candidate else "dot"))
+    note = (
+        f"As the clients measured it; quantiles per {width:g} s where at least {MIN_IN_BIN} requests were answered."
+        if records
+        else "From the bucket edges of the engines' histograms, for showing only."
+    )
+    alt = f"Time to first token of {' and '.join(known.slots)} over time: medians, 95th percentiles" + (
+        " and single requests." if records else "."
+    )
+    return _plot("Time to first token", note, alt, tuple(legend), draw, 2.5, prefix)
+
+
+def _errors(story: ReleaseStory, known: Facts, records: Sequence[RequestRecord], prefix: str) -> Plot:
+    width = bin_width(known.length)
+    unknown = [record for record in records if record.slot not in known.slots and not record.ok]
+
+    def rows(slot: str) -> list[tuple[float, float, float]]:
+        """Middle, requests per second, failures per second."""
+        if records:
+            return [(b.middle, b.requests / width, b.failed / width) for b in bins(records, known, slot, width)]
+        return rates_by_ticks(story.ticks, known, slot, width)
+
+    def draw(axes: Axes, wide: bool) -> None:
+        for slot in known.slots:
+            colour, mine = HEX[slot_colour(slot, known.slots)], slot == known.candidate
+            line = with_gaps(rows(slot), width)
+            axes.plot([x for x, *_ in line], [y for _, y, _ in line], color=colour, linewidth=2.2 if mine else 1.4)
+        for slot in known.slots:
+            bad = [(x, failed) for x, _, failed in rows(slot) if failed]
+            if bad:
+                colour = HEX["bad"] if slot == known.candidate else HEX["ink"]
+                axes.vlines([x for x, _ in bad], 0, [y for _, y in bad], color=colour, linewidth=1.6, zorder=4)
+                cross: dict[str, Any] = {
+                    "linestyle": "none",
+                    "marker": "x" if slot == known.candidate else "+",
+                    "markeredgewidth": 1.6,
+                }
+                axes.plot([x for x, _ in bad], [y for _, y in bad], color=colour, markersize=5.5, zorder=5, **cross)
+        axes.set_ylim(bottom=0)
+        axes.margins(y=0.1)
+        _unit(axes, "requests/s")
+        _marks(axes, story, known, wide)
+
+    legend = []
+    for slot in known.slots:
+        mine, who = slot == known.candidate, _who(story, known, slot)
+        legend.append(Key(f"{who}: requests/s", slot_colour(slot, known.slots), "thick" if mine else "line"))
+        if any(failed for *_, failed in rows(slot)):
+            legend.append(Key("failed/s", "bad" if mine else "ink", "cross" if mine else "plus"))
+    failed = {slot: round(sum(row[2] for row in rows(slot)) * width) for slot in known.slots}
+    note = f"Averages over {width:g} s." + (
+        f" {len(unknown):,} failed before a slot answered and are not drawn." if unknown else ""
+    )
+    alt = "Requests and failures per second over time. Failed: " + ", ".join(f"{n:,} on {s}" for s, n in failed.items())
+    return _plot("Requests and failures", note, alt + ".", tuple(legend), draw, 2.0, prefix)
+
+
+def _evidence(
+    story: ReleaseStory,
+    known: Facts,
+    curves: Curves,
+    title: str,
+    note: str,
+    limit: str,
+    prefix: str,
+) -> Plot:
+    # Where there are more checks than can be told apart, those that came closest to the limit.
+    ranked = sorted(curves, key=lambda check: -max((y for _, y in curves[check]), default=0))[: len(SERIES)]
+    shown = [check for check in curves if check in ranked]
+    if len(shown) < len(curves):
+        note += f" {len(curves) - len(shown)} further checks stayed lower and are not drawn."
+    floor, ceiling = -0.5, 1.6
+
+    def draw(axes: Axes, wide: bool) -> None:
+        for index, check in enumerate(shown):
+            line = [(x, min(max(y, floor), ceiling)) for x, y in curves[check]]
+            dashes = DASHES[index][1]
+            axes.step([x for x, _ in line], [y for _, y in line], where="post", color=HEX[SERIES[index]],
+                      linewidth=2, dashes=dashes or (None, None), zorder=3)  # fmt: skip
+            over = next(((x, y) for x, y in line if y >= 1), None)
+            if over is not None:
+                axes.plot(*over, marker="o", markersize=7, color=HEX[SERIES[index]], zorder=5)
+        lowest = min((y for check in shown for _, y in curves[check]), default=0)
+        highest = max((y for check in shown for _, y in curves[check]), default=1)
+        axes.set_ylim(max(floor, min(0, lowest)) - 0.05, max(1.2, min(ceiling, highest) + 0.08))
+        axes.axhline(1, color=HEX["ink"], linewidth=1.2, zorder=2)
+        axes.annotate(limit, (0, 1), (3, 3), xycoords=("axes fraction", "data"), textcoords="offset points",
+                      color=HEX["ink"], fontsize=9 if wide else 8, va="bottom")  # fmt: skip
+        _unit(axes, "share of limit")
+        _marks(axes, story, known, wide)
+
+    legend = tuple(Key(check, SERIES[index], "line", DASHES[index][0]) for index, check in enumerate(shown))
+    reached = [check for check in curves if any(y >= 1 for _, y in curves[check])]
+    alt = f"{title} as a share of its limit, per check. Reached the limit: {', '.join(reached) or 'none'}."
+    return _plot(title, note, alt, legend, draw, 2.1, prefix)
+
+
+def _marks(axes: Axes, story: ReleaseStory, known: Facts, wide: bool, labels: bool = False) -> None:
+    """Phases as bands, the defect and the decision as lines; words only on the first picture."""
+    size = 9 if wide else 8
+    room = known.length * (0.045 if wide else 0.1)
+    above: dict[str, Any] = {
+        "xycoords": ("data", "axes fraction"),
+        "textcoords": "offset points",
+        "va": "bottom",
+        "fontsize": size,
+    }
+    for index, span in enumerate(known.spans):
+        if index % 2:
+            axes.axvspan(span.start, span.end, color=HEX["shade"], linewidth=0, zorder=-2)
+        if labels and span.end - span.start > room * max(1, len(span.label) / 5):
+            middle = (span.start + span.end) / 2
+            axes.annotate(clean(span.label, 24), (middle, 1), (0, 3), ha="center", color=HEX["muted"], **above)
+    for row, (at, words, name, dashes) in enumerate(_moments(story, known), 1):
+        if not 0 <= at <= known.length:
+            continue
+        colour = HEX[name]
+        axes.axvline(at, color=colour, linewidth=1.4, dashes=dashes or (None, None), zorder=4)
+        if labels:
+            right = at > known.length / 2
+            pointer: dict[str, Any] = {
+                "arrowstyle": "-",
+                "color": colour,
+                "shrinkA": 0,
+                "shrinkB": 0,
+                "relpos": (float(right), 0),
+            }
+            offset = (0, 4 + 14 * row)
+            side = "right" if right else "left"
+            axes.annotate(words, (at, 1), offset, ha=side, color=colour, fontweight="bold", arrowprops=pointer, **above)
+    axes.set_xlim(0, known.length)
+
+
+def _moments(story: ReleaseStory, known: Facts) -> list[tuple[float, str, str, tuple[float, ...]]]:
+    """What is marked on every picture: when, words, colour, dashes."""
+    found: list[tuple[float, str, str, tuple[float, ...]]] = []
+    if story.defect is not None:
+        found.append((known.since(story.defect.first_effect), "defect takes effect", "ink", (2, 2)))
+    if known.decided is not None:
+        back, at = known.decided.phase in BACKWARD, known.since(known.decided.at)
+        found.append((at, f"{'rolled back' if back else 'promoted'} {clock(at)}", "bad" if back else "ink", ()))
+    return found
+
+
+def _plot(
+    title: str,
+    note: str,
+    alt: str,
+    legend: tuple[Key, ...],
+    draw: Callable[[Axes, bool], None],
+    height: float,
+    prefix: str,
+) -> Plot:
+    wide, narrow = (draw_svg(draw, width, height, f"{prefix}{tag}") for width, tag in ((WIDE, "w"), (NARROW, "n")))
+    return Plot(title, note, alt, legend, wide, narrow)
+
+
+def _who(story: ReleaseStory, known: Facts, slot: str) -> str:
+    mine = slot == known.candidate
+    name = story.name if mine else story.stable
+    role = "candidate" if mine else "stable"
+    return f"{name} ({role}, {slot})" if name else f"{slot} ({role})"
+
+
+def _unit(axes: Axes, text: str) -> None:
+    """The unit above the axis, where it can be read without turning the head; large numbers with separators."""
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+    axes.annotate(text, (0, 1), (0, 6), xycoords="axes fraction", textcoords="offset points", ha="left", va="bottom",
+                  color=HEX["muted"])  # fmt: skip
+    axes.yaxis.set_major_locator(MaxNLocator(4))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+
+
+def _dots(axes: Axes, points: Sequence[tuple[float, float]], colour: str, square: bool) -> None:
+    """Many points as one path of zero-length strokes: a tenth of the size of one element per point."""
+    xs = [value for x, _ in points for value in (x, x, math.nan)]
+    ys = [value for _, y in points for value in (y, y, math.nan)]
+    axes.plot(
+        xs, ys, color=colour, alpha=0.3, linewidth=2.6, solid_capstyle="projecting" if square else "round", zorder=1
+    )
