@@ -1,0 +1,60 @@
+"""`servegate loadtest`: send a profile of traffic and measure what users would see."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.group(help="Send a profile of traffic and measure what users would see.")
+def command() -> None:
+    """Group of the noun."""
+
+
+@command.command()
+@click.argument("profile", type=click.Path(path_type=Path))
+@click.option("--base-url", required=True, help="URL of the OpenAI-compatible server, without /v1.")
+@click.option("--model", help="Model to ask for; default: the only one the server has.")
+@click.option("--output", type=click.Path(path_type=Path), help="Folder for the report; default: out/loadtest/NAME.")
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+def run(profile: Path, base_url: str, model: str | None, output: Path | None, as_json: bool) -> None:
+    """Send PROFILE and measure latency, errors and throughput.
+
+    An API key is taken from SERVEGATE_API_KEY. Exit codes: 0 measured, 2 configuration, 3 the measurement is void,
+    4 the endpoint or the machine failed.
+    """
+    import os
+
+    from servegate.endpoint import Endpoint
+    from servegate.errors import NoVerdictError
+    from servegate.loadtest.profile import LoadedProfile
+    from servegate.loadtest.run import run as run_profile
+    from servegate.loadtest.view import show, shown_progress
+
+    loaded = LoadedProfile.read(profile)
+    endpoint = Endpoint(base_url, model, os.environ.get("SERVEGATE_API_KEY") or None)
+    folder = output or Path("out/loadtest") / loaded.profile.name
+    try:
+        with shown_progress(loaded.profile.name) as progress:
+            report = run_profile(loaded, endpoint, folder, progress=progress)
+    except KeyboardInterrupt:
+        click.echo(f"The requests sent until now are in {folder / 'records.jsonl'}", err=True)
+        raise
+    if as_json:
+        click.echo(report.model_dump_json(indent=1))
+    else:
+        show(report, folder)
+    if report.void is not None:
+        raise NoVerdictError(f"the measurement is void: {report.void.message}")
+
+
+@command.command()
+@click.argument("profile", type=click.Path(path_type=Path))
+def check(profile: Path) -> None:
+    """Validate PROFILE and say what it would send."""
+    from servegate.loadtest.profile import LoadedProfile
+    from servegate.loadtest.view import describe
+
+    for line in describe(LoadedProfile.read(profile)):
+        click.echo(line)
