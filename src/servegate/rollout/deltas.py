@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 from servegate.errors import InfrastructureError
 from servegate.rollout.model import Buckets, PodReading, Readings, SlotDelta
@@ -81,34 +81,6 @@ def reading(sample: PodSample) -> PodReading:
         histograms={
             name: buckets for name, value in sample.histograms.items() if (buckets := _buckets(value)) is not None
         },
-    )
-
-
-def merge(parts: Iterable[SlotDelta]) -> SlotDelta:
-    """Sum of a slot's deltas over several ticks; gauges are averaged, a name is kept if any part has it.
-
-    Raises:
-        BucketError: histograms of one name have different edges.
-    """
-    deltas = list(parts)
-    counters: dict[str, float] = {}
-    histograms: dict[str, Buckets] = {}
-    for delta in deltas:
-        for name, value in delta.counters.items():
-            counters[name] = counters.get(name, 0.0) + value
-        for name, buckets in delta.histograms.items():
-            histograms[name] = add(name, histograms[name], buckets) if name in histograms else buckets
-    gauges = {
-        name: sum(values) / len(values)
-        for name in {name for delta in deltas for name in delta.gauges}
-        if (values := [delta.gauges[name] for delta in deltas if name in delta.gauges])
-    }
-    return SlotDelta(
-        gateway=any(delta.gateway for delta in deltas),
-        pods=max((delta.pods for delta in deltas), default=0),
-        counters=counters,
-        histograms=histograms,
-        gauges=dict(sorted(gauges.items())),
     )
 
 

@@ -188,11 +188,22 @@ class Wealth(Contract):
     log_wealth: tuple[float, ...] = ()
 
 
+class SlotInterval(Contract):
+    """What one slot did in a check's open interval of evidence."""
+
+    requests: Amount = 0.0
+    failures: Amount = 0.0
+    rejected: Amount = 0.0
+    ttft: Buckets | None = None
+    load: Amount = Field(0.0, description="running and waiting requests per ready replica, summed over `ticks`")
+    ticks: Count = Field(0, description="ticks whose load is known")
+
+
 class CheckState(Contract):
     """What one check has gathered."""
 
     since: Epoch | None = Field(None, description="start of the open interval")
-    open: dict[Slot, SlotDelta] = Field(default_factory=dict, description="sums over the open interval, per slot")
+    open: dict[Slot, SlotInterval] = Field(default_factory=dict)
     against: Wealth = Field(Wealth(), description="evidence against the candidate")
     stable: Wealth | None = Field(None, description="the same evidence about the stable slot, for an SLO")
     promote: Wealth | None = Field(None, description="evidence that the candidate is not worse")
@@ -200,7 +211,8 @@ class CheckState(Contract):
     intervals: Count = Field(0, description="intervals judged")
     skipped: Count = Field(0, description="intervals that could not be judged")
     skipped_because: str = ""
-    observed: Amount = Field(0.0, description="sum of the statistic over the intervals, for its mean")
+    observed: Amount = Field(0.0, description="sum of the statistic over the intervals bet on, for its mean")
+    bound: Amount = Field(0.0, description="sum of its largest mean under the null hypothesis over these intervals")
     bad: dict[Slot, Amount] = Field(default_factory=dict, description="recent bad requests, older ones fading")
     seen: dict[Slot, Amount] = Field(default_factory=dict, description="recent requests, older ones fading")
 

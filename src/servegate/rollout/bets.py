@@ -1,0 +1,49 @@
+"""How the checks bet: the few numbers behind all evidence, each chosen by simulation (benchmarks/rollout_decisions.py).
+
+They change how soon a check speaks, never how often it is wrong: any stake in (0, 1) and any prior keeps the bound.
+"""
+
+from __future__ import annotations
+
+from servegate.stats.eprocess import Bets
+
+STAKES = (0.1, 0.35, 0.65, 0.95)
+PRIOR = (0.1, 0.2, 0.3, 0.4)
+AT_ONCE = 0.5
+"""Share of the wealth that bets from the start; the rest waits for defects that begin late."""
+
+RELATIVE_CAP = 10.0
+"""Largest multiple of its bound that one interval's share of failures may count as: two intervals, all that a burst of
+one interval's length can touch, then multiply the wealth by less than 100."""
+SLO_CAP = 5.0
+"""The same for the fraction of bad requests."""
+
+LOAD_RATIO = 1.5
+"""Multiple of stable's load per replica up to which requests turned away are the candidate's own doing."""
+LOAD_SLACK = 2.0
+"""Requests per replica by which loads may always differ: below that a batch has not begun to fill."""
+
+FADE = 0.8
+"""Weight of the past per interval in the recent fraction of bad requests: a memory of about five intervals."""
+
+
+def bets_against(horizon: int) -> Bets:
+    """Bets against a candidate, whose defect may begin at any of `horizon` intervals."""
+    return Bets(stakes=STAKES, prior=PRIOR, at_once=AT_ONCE, horizon=horizon)
+
+
+def bets_for() -> Bets:
+    """Bets for a candidate: what counts is the whole run, so nothing waits."""
+    return Bets(stakes=STAKES, prior=PRIOR, at_once=1.0, horizon=1)
+
+
+def failure_share_bound(requests: float, control: float, odds_ratio: float) -> float:
+    """Largest mean share of failures that fall on the candidate under the null hypothesis.
+
+    Let the m failures of an interval be spread over `requests` of the candidate and `control` of stable. Where a
+    request's odds of failing are the same on both, the candidate's share has mean rho = requests / all, whatever m is;
+    with odds up to R times higher it is at most R rho / (1 - rho + R rho), which is exact for m = 1 (the mean of
+    Fisher's noncentral hypergeometric distribution lies closer to rho as m grows).
+    """
+    weighted = odds_ratio * requests
+    return weighted / (weighted + control)

@@ -1,0 +1,134 @@
+"""Could this plan decide at all with the traffic it is made for?
+
+Two questions are asked of every check, both without chance. Against the candidate: if every interval that fits into the
+steps spoke against it as loudly as it can, would the limit be reached before the promotion? For it: if every interval
+looked like an unchanged release, would the evidence that promotion needs arrive before the time limit? A plan that
+fails either is refused with numbers that would do. Passing says that deciding is possible, not that it is likely; how
+often and how soon is what `simulate` tells.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import TYPE_CHECKING
+
+from servegate.rollout import bets
+from servegate.stats import eprocess
+
+if TYPE_CHECKING:
+    from servegate.rollout.plan import Check, Plan
+
+_SCALES = tuple(1.25**power for power in range(1, 60))
+
+
+def problem(plan: Plan) -> str | None:
+    """Why the plan could not decide, with the numbers that would do; None when it could."""
+    for check in plan.checks:
+        if not _can_fire(plan, check, 1, 1):
+            needs = _remedy(partial(_can_fire, plan, check), plan)
+            return (
+                f"check {check.name} could not reach its limit (e-value {math.exp(plan.log_limit(check)):.0f}) before "
+                f"the promotion even if every interval spoke against the candidate: at "
+                f"{plan.expect.requests_per_second:g} requests/s {_fitting(plan, check)} intervals fit into the "
+                f"steps; {needs}"
+            )
+        if not _can_promote(plan, check, 1, 1):
+            needs = _remedy(partial(_can_promote, plan, check), plan)
+            return (
+                f"check {check.name} could not show within the time limits that an unchanged release is not worse "
+                f"(e-value {math.exp(plan.promote_log_limit):.0f}) at {plan.expect.requests_per_second:g} requests/s: "
+                f"{needs}, or a wider margin"
+            )
+    return None
+
+
+def _remedy(works: Callable[[float, float], bool], plan: Plan) -> str:
+    time = next((scale for scale in _SCALES if works(scale, 1)), None)
+    traffic = next((scale for scale in _SCALES if works(1, scale)), None)
+    total = sum(step.min_time for step in plan.steps)
+    ways = []
+    if time:
+        ways.append(f"steps {math.ceil(time * 10) / 10:g} times as long ({math.ceil(total * time)}s in all)")
+    if traffic:
+        ways.append(f"{math.ceil(traffic * plan.expect.requests_per_second * 10) / 10:g} requests/s")
+    if not ways:
+        return "no traffic and no time would do with these weights; it needs a step with 40% to 60%"
+    return "it would take " + " or ".join(ways)
+
+
+def _intervals(
+    plan: Plan, check: Check, time: float, traffic: float, *, waiting: bool
+) -> Iterator[tuple[float, float]]:
+    """(weight of the candidate as a fraction, requests of the candidate) of every interval before the promotion.
+
+    Args:
+        time, traffic: factors on the steps' times and on the expected traffic.
+        waiting: the step before the last may last until its time limit.
+    """
+    rate = plan.expect.requests_per_second * traffic
+    relative = check.kind in ("errors-vs-stable", "ttft-vs-stable")
+    for index, step in enumerate(plan.steps):
+        weight = step.weight / 100
+        is_last = index == len(plan.steps) - 1
+        if (relative and weight >= 1) or (waiting and is_last):
+            continue
+        slowest = min(weight, 1 - weight) if relative else weight
+        length = max(check.interval, check.min_requests / (rate * slowest))
+        lasts = max(step.min_time, step.min_requests / (rate * weight)) * time
+        if waiting and index == len(plan.steps) - 2:
+            lasts = max(lasts, plan.limits.step * time)
+        for _ in range(int(lasts / length + 1e-9)):
+            yield weight, rate * weight * length
+
+
+def _fitting(plan: Plan, check: Check) -> int:
+    return sum(_compared(check, weight, against=True) for weight, _ in _intervals(plan, check, 1, 1, waiting=False))
+
+
+def _compared(check: Check, weight: float, *, against: bool) -> bool:
+    """Latency is compared at this weight, with as many replicas in both slots."""
+    if check.kind != "ttft-vs-stable":
+        return True
+    more, less = (weight, 1 - weight) if against else (1 - weight, weight)
+    return more <= check.load_ratio * less
+
+
+def _can_fire(plan: Plan, check: Check, time: float, traffic: float) -> bool:
+    how, limit = bets.bets_against(plan.horizon(check)), plan.log_limit(check)
+    n, wealth = 0, tuple[float, ...]()
+    for weight, _ in _intervals(plan, check, time, traffic, waiting=False):
+        if not _compared(check, weight, against=True):
+            continue
+        if check.kind == "errors-vs-stable":
+            loudest = 1 / bets.failure_share_bound(weight, 1 - weight, check.odds_ratio)
+            ratio = min(loudest, bets.RELATIVE_CAP)
+        elif check.kind == "ttft-vs-stable":
+            ratio = 1 / check.slower
+        else:
+            ratio = min(1 / check.at_most, bets.SLO_CAP)
+        wealth = eprocess.advance(how, n, wealth, [(ratio, 1)])
+        n += 1
+        if eprocess.log_e(how, n, wealth) >= limit:
+            return True
+    return False
+
+
+def _can_promote(plan: Plan, check: Check, time: float, traffic: float) -> bool:
+    if check.kind == "ttft-vs-stable" and check.promote_slower is not None:
+        ratio, per_request = 0.5 / (1 - check.promote_slower), False
+    elif check.kind == "errors-slo" and check.promote_at_most is not None:
+        ratio, per_request = 1 / (1 - check.promote_at_most), True
+    else:
+        return True
+    how, limit = bets.bets_for(), plan.promote_log_limit
+    n, wealth = 0, tuple[float, ...]()
+    for weight, requests in _intervals(plan, check, time, traffic, waiting=True):
+        if not _compared(check, weight, against=False):
+            continue
+        wealth = eprocess.advance(how, n, wealth, [(ratio, requests if per_request else 1)])
+        n += 1
+        if eprocess.log_e(how, n, wealth) >= limit:
+            return True
+    return False

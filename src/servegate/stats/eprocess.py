@@ -1,0 +1,113 @@
+"""E-processes for bounded observations: evidence that may be looked at after every interval.
+
+A bet is made on each interval before it is seen. If the null hypothesis holds, no way of betting gains in expectation,
+so the wealth E_t satisfies P(there is a t with E_t >= 1/a) <= a (Ville 1939): looking often costs nothing, and stopping
+at will is allowed. The observation of an interval is one bounded number, so whatever happens *inside* an interval
+(bursts, requests that influence each other) is covered without any assumption.
+
+Null hypothesis: the observations x_t lie in [0, c] and E[x_t | everything before t] <= m_t, where m_t is known before
+x_t is. With the fraction f of the wealth at stake the factor is 1 + f (x_t / m_t - 1); it is never below 1 - f, and its
+conditional expectation is at most 1 (Waudby-Smith and Ramdas, "Estimating means of bounded random variables by
+betting", JRSS-B 2024, arXiv 2010.09686). Two mixtures keep the bets from having to be tuned:
+
+* over f, because the best stake depends on the size of the effect, which nobody knows;
+* over the time a defect begins. A martingale that has seen an hour of good service needs as long to forget it. Here a
+  share w_s of the wealth waits and enters only at interval s; a convex combination of martingales that start late is
+  one again, so the bound holds for the whole run without a word about "average run length". With w spread evenly over
+  T intervals this is the Shiryaev-Roberts statistic compared with T/a (Shin, Ramdas and Rinaldo, "E-detectors",
+  NEJSDS, arXiv 2203.03532); here half enters at once, so that early defects cost only log 2, and the rest as 1/s.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+
+@dataclass(frozen=True)
+class Bets:
+    """How to bet.
+
+    Args:
+        stakes: fractions of the wealth at stake, each in (0, 1).
+        prior: initial share of each stake; sums to 1.
+        at_once: share of the wealth that bets from the first interval on, in (0, 1].
+        horizon: number of intervals over which the rest enters; what has not entered by then never does.
+    """
+
+    stakes: tuple[float, ...]
+    prior: tuple[float, ...]
+    at_once: float
+    horizon: int
+
+    def __post_init__(self) -> None:
+        if not self.stakes or len(self.stakes) != len(self.prior):
+            raise ValueError("as many stakes as shares in the prior, at least one")
+        if not all(0 < stake < 1 for stake in self.stakes):
+            raise ValueError("a stake is between 0 and 1")
+        if not math.isclose(sum(self.prior), 1) or min(self.prior) < 0:
+            raise ValueError("the prior is a distribution")
+        if not 0 < self.at_once <= 1 or self.horizon < 1:
+            raise ValueError("at_once is in (0, 1], horizon at least 1")
+
+
+def advance(
+    bets: Bets, n: int, log_wealth: Sequence[float], ratios: Sequence[tuple[float, float]]
+) -> tuple[float, ...]:
+    """Wealth after interval number `n` (counted from 0), as natural logarithms, one per stake.
+
+    Args:
+        n: intervals before this one.
+        log_wealth: what `advance` returned for the interval before; empty when `n` is 0.
+        ratios: (x / m, times): the observation as a multiple of its largest mean under the null, at least 0; several
+            when the interval holds several observations whose bound holds for each given the ones before.
+    """
+    share = _enters(bets.at_once, bets.horizon, n)
+    entering = math.log(share) if share > 0 else -math.inf
+    before = log_wealth or (-math.inf,) * len(bets.stakes)
+    return tuple(
+        _logaddexp(wealth, entering) + sum(times * math.log1p(stake * (ratio - 1)) for ratio, times in ratios)
+        for stake, wealth in zip(bets.stakes, before, strict=True)
+    )
+
+
+def log_e(bets: Bets, n: int, log_wealth: Sequence[float]) -> float:
+    """Natural logarithm of the e-value after `n` intervals; 0 before the first."""
+    if n == 0:
+        return 0.0
+    waiting = _waits(bets.at_once, bets.horizon, n)
+    top = max(log_wealth)
+    betting = sum(share * math.exp(wealth - top) for share, wealth in zip(bets.prior, log_wealth, strict=True))
+    in_play = top + math.log(betting) if betting > 0 else -math.inf
+    return _logaddexp(in_play, math.log(waiting) if waiting > 0 else -math.inf)
+
+
+@lru_cache(maxsize=4096)
+def _harmonic(n: int) -> float:
+    return math.fsum(1 / k for k in range(1, n + 1))
+
+
+def _enters(at_once: float, horizon: int, n: int) -> float:
+    """Share of the wealth that enters before interval n."""
+    if n == 0:
+        return at_once
+    return (1 - at_once) / (n * _harmonic(horizon)) if n <= horizon else 0.0
+
+
+@lru_cache(maxsize=4096)
+def _waits(at_once: float, horizon: int, n: int) -> float:
+    """Share that has not entered after n intervals."""
+    if at_once == 1 or n > horizon:
+        return 0.0
+    return max(0.0, (1 - at_once) * (1 - _harmonic(n - 1) / _harmonic(horizon)))
+
+
+def _logaddexp(a: float, b: float) -> float:
+    if a == -math.inf:
+        return b
+    if b == -math.inf:
+        return a
+    top, low = (a, b) if a >= b else (b, a)
+    return top + math.log1p(math.exp(low - top))
