@@ -94,7 +94,7 @@ def _follow(
 ) -> list[RequestRecord]:
     records: list[RequestRecord] = []
     failed = 0
-    deadline = time.monotonic() + length + drain + _MARGIN
+    deadline = time.monotonic() + length + 2 * drain + _MARGIN
     while process.child.returncode is None:
         if time.monotonic() > deadline:
             raise InfrastructureError(f"the load process does not come to an end; log: {process.log}")

@@ -5,6 +5,7 @@ Runs in the load process only. It knows nothing of Locust, so that the loop can 
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections import Counter
@@ -98,6 +99,8 @@ class Sender:
         self._cpu_used: tuple[float, float] | None = None
         self._plan: Iterator[Planned] = iter(())
         self._start = 0.0
+        self._held: Planned | None = None  # due, and waiting for room
+        self._stopped_at = math.inf
         self._ending = False
 
     @property
@@ -114,8 +117,7 @@ class Sender:
         gevent.spawn_later(self._start - time.perf_counter() + self._profile.warm_up, self._begin_cpu)
         length = self._profile.length
         for planned in self._plan:
-            if not self._wait_until(self._start + planned.offset) or not self._wait_for_room():
-                self._plan = _chain(planned, self._plan)
+            if not self._wait_until(self._start + planned.offset) or not self._wait_for_room(planned):
                 break
             self._send(planned)
         else:
@@ -128,6 +130,7 @@ class Sender:
         if self._state == "running":
             self._state = "stopped"
         self._stop.set()
+        self._stopped_at = min(self._stopped_at, time.perf_counter())
         self._room.set()
 
     def finish(self) -> None:
@@ -139,8 +142,8 @@ class Sender:
             self._done.wait()
             return
         self._ending = True
-        self._stop.set()
-        gevent.sleep(0)  # the dispatcher sees it and puts back what it held
+        self.stop()
+        gevent.sleep(0)  # the dispatcher sees it
         self._idle.wait(self._profile.drain)
         greenlets = [greenlet for _, greenlet in self._open.values()]
         gevent.killall(greenlets, exception=UnfinishedError, block=True, timeout=5)
@@ -165,9 +168,10 @@ class Sender:
                 return False
         return not self._stop.is_set()
 
-    def _wait_for_room(self) -> bool:
+    def _wait_for_room(self, planned: Planned) -> bool:
         if len(self._open) < self._profile.max_in_flight:
             return True
+        self._held = planned
         began = time.perf_counter()
         self._count["blocked"] += 1
         length = self._profile.length
@@ -180,7 +184,10 @@ class Sender:
             self._room.clear()
             self._room.wait(left)
         self._blocked_seconds += time.perf_counter() - began
-        return len(self._open) < self._profile.max_in_flight and not self._stop.is_set()
+        if len(self._open) >= self._profile.max_in_flight or self._stop.is_set():
+            return False
+        self._held = None
+        return True
 
     def _send(self, planned: Planned) -> None:
         self._count["sent"] += 1
@@ -225,10 +232,12 @@ class Sender:
         self._keep(planned, outcome)
 
     def _overdue(self) -> None:
-        """Requests that were due and could not be sent were attempted all the same."""
-        now = time.perf_counter()
+        """Requests that were due, and could not be sent because too many were open, were attempted all the same."""
+        if self._held is None:
+            return
+        self._unsent(self._held)
         for planned in self._plan:
-            if self._start + planned.offset > now or self._state == "gave-up":
+            if self._start + planned.offset > self._stopped_at:
                 return
             self._unsent(planned)
 
@@ -293,8 +302,3 @@ class Sender:
                 reason=self._reason,
             ),
         )
-
-
-def _chain(first: Planned, rest: Iterator[Planned]) -> Iterator[Planned]:
-    yield first
-    yield from rest
