@@ -51,13 +51,7 @@ def error_event(body: bytes) -> bytes:
     return b"data: " + body + b"\n\n"
 
 
-def usage(prompt_tokens: int, generated: int, cached: int | None = None) -> dict[str, Any]:
+def usage(prompt_tokens: int, generated: int) -> dict[str, Any]:
     """Token counts as the protocol names them."""
-    counts: dict[str, Any] = {
-        "prompt_tokens": prompt_tokens,
-        "total_tokens": prompt_tokens + generated,
-        "completion_tokens": generated,
-    }
-    if cached is not None:
-        counts["prompt_tokens_details"] = {"cached_tokens": cached}
-    return counts
+    total = prompt_tokens + generated
+    return {"prompt_tokens": prompt_tokens, "total_tokens": total, "completion_tokens": generated}

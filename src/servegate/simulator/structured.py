@@ -7,7 +7,7 @@ worse than none. Patterns come from clients, so those that could take Python's m
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from importlib import import_module
 from typing import Any
 
@@ -15,6 +15,7 @@ LONGEST_PATTERN = 500
 LONGEST_CANDIDATE = 160
 DEEPEST_SCHEMA = 20
 MOST_ITEMS = 200
+LARGEST = 2_000  # schema nodes looked at, and values built, per request
 _TYPES: dict[str, tuple[type, ...]] = {
     "object": (dict,),
     "array": (list,),
@@ -43,9 +44,14 @@ class UnsupportedError(Exception):
 # ---------------------------------------------------------------- JSON Schema
 
 
-def check_schema(schema: Any, root: Any = None, depth: int = 0) -> None:
+def check_schema(schema: Any) -> None:
     """Raise UnsupportedError unless every keyword of `schema` is one that `build` honours."""
-    root = schema if depth == 0 else root
+    _check(schema, schema, 0, iter(range(LARGEST)))
+
+
+def _check(schema: Any, root: Any, depth: int, budget: Iterator[int]) -> None:
+    if next(budget, None) is None:
+        raise UnsupportedError("the JSON schema is too large")
     if isinstance(schema, bool):
         return
     if not isinstance(schema, dict):
@@ -75,11 +81,11 @@ def check_schema(schema: Any, root: Any = None, depth: int = 0) -> None:
     if "pattern" in schema:
         compile_safely(schema["pattern"])
     if "$ref" in schema:
-        check_schema(_resolve(schema["$ref"], root), root, depth + 1)
+        _check(_resolve(schema["$ref"], root), root, depth + 1, budget)
     parts: list[Any] = [*schema.get("properties", {}).values(), *_alternatives(schema)]
     parts += [schema[key] for key in ("items", "additionalProperties") if key in schema]
     for part in parts:
-        check_schema(part, root, depth + 1)
+        _check(part, root, depth + 1, budget)
 
 
 def fits(value: Any, schema: Any, root: Any = None) -> bool:
@@ -130,57 +136,66 @@ def build(schema: Any, data: Mapping[str, Any], texts: Iterable[str]) -> Any:
     Raises UnsupportedError if no value was found.
     """
     check_schema(schema)
-    value = _build(schema, schema, data, list(texts))
+    value = _Builder(schema, data).build(schema, list(texts))
     if not fits(value, schema):
         raise UnsupportedError("no value for this JSON schema was found")
     return value
 
 
-def _build(schema: Any, root: Any, data: Mapping[str, Any], texts: list[str]) -> Any:
-    if isinstance(schema, bool):
-        return {}
-    if "$ref" in schema:
-        return _build(_resolve(schema["$ref"], root), root, data, texts)
-    if "const" in schema:
-        return schema["const"]
-    if "enum" in schema:
-        for text in texts:
-            for choice in schema["enum"]:
-                if isinstance(choice, str) and choice.casefold() == text.casefold():
-                    return choice
-        return schema["enum"][0]
-    if _alternatives(schema):
-        return _build(_alternatives(schema)[0], root, data, texts)
-    kinds = schema.get("type", "object")
-    kind = kinds if isinstance(kinds, str) else (kinds[0] if kinds else "object")
-    if kind == "object":
-        names = list(dict.fromkeys([*schema.get("properties", {}), *schema.get("required", [])]))
-        extra = schema.get("additionalProperties", True)
-        return {
-            name: _property(name, schema.get("properties", {}).get(name, extra), root, data, texts) for name in names
-        } or dict(data if extra is not False else {})
-    if kind == "array":
-        length = max(schema.get("minItems", 0), min(1, schema.get("maxItems", 1)))
-        return [_build(schema.get("items", {"type": "string"}), root, data, texts) for _ in range(length)]
-    if kind == "string":
-        return _string(schema, texts)
-    if kind in ("integer", "number"):
-        known = [value for value in data.values() if _is(value, kind) and fits(value, schema, root)]
-        low, high = schema.get("minimum"), schema.get("maximum")
-        return known[0] if known else (low if low is not None else min(0, high) if high is not None else 0)
-    return False if kind == "boolean" else None
+class _Builder:
+    """Builds one value, of limited size."""
 
+    def __init__(self, root: Any, data: Mapping[str, Any]) -> None:
+        self._root, self._data = root, data
+        self._budget = iter(range(LARGEST))
 
-def _property(name: str, schema: Any, root: Any, data: Mapping[str, Any], texts: list[str]) -> Any:
-    wanted = _plain(name)
-    for key, value in data.items():
-        if _plain(key) == wanted and fits(value, schema, root):
-            return value
-    if wanted in _TOPIC_NAMES:
-        texts = texts[::-1]
-    elif wanted not in _ANSWER_NAMES and not (isinstance(schema, dict) and {"enum", "properties"} & schema.keys()):
-        texts = []  # a name that says nothing about the answer gets a neutral value
-    return _build(schema, root, data, texts)
+    def build(self, schema: Any, texts: list[str]) -> Any:
+        if next(self._budget, None) is None:
+            raise UnsupportedError("the JSON schema asks for too large a value")
+        if isinstance(schema, bool):
+            return {}
+        if "$ref" in schema:
+            return self.build(_resolve(schema["$ref"], self._root), texts)
+        if "const" in schema:
+            return schema["const"]
+        if "enum" in schema:
+            folded = {choice.casefold(): choice for choice in schema["enum"] if isinstance(choice, str)}
+            named = next((folded[text.casefold()] for text in texts if text.casefold() in folded), None)
+            return schema["enum"][0] if named is None else named
+        if _alternatives(schema):
+            return self.build(_alternatives(schema)[0], texts)
+        kinds = schema.get("type", "object")
+        kind = kinds if isinstance(kinds, str) else (kinds[0] if kinds else "object")
+        if kind == "object":
+            return self._object(schema, texts)
+        if kind == "array":
+            length = max(schema.get("minItems", 0), min(1, schema.get("maxItems", 1)))
+            return [self.build(schema.get("items", {"type": "string"}), texts) for _ in range(length)]
+        if kind == "string":
+            return _string(schema, texts)
+        if kind in ("integer", "number"):
+            known = [value for value in self._data.values() if _is(value, kind) and fits(value, schema, self._root)]
+            low, high = schema.get("minimum"), schema.get("maximum")
+            return known[0] if known else (low if low is not None else min(0, high) if high is not None else 0)
+        return False if kind == "boolean" else None
+
+    def _object(self, schema: Any, texts: list[str]) -> dict[str, Any]:
+        properties, extra = schema.get("properties", {}), schema.get("additionalProperties", True)
+        names = dict.fromkeys([*properties, *schema.get("required", [])])
+        if not names:
+            return dict(self._data if extra is not False else {})
+        return {name: self._property(name, properties.get(name, extra), texts) for name in names}
+
+    def _property(self, name: str, schema: Any, texts: list[str]) -> Any:
+        wanted = _plain(name)
+        for key, value in self._data.items():
+            if _plain(key) == wanted and fits(value, schema, self._root):
+                return value
+        if wanted in _TOPIC_NAMES:
+            texts = texts[::-1]
+        elif wanted not in _ANSWER_NAMES and not (isinstance(schema, dict) and {"enum", "properties"} & schema.keys()):
+            texts = []  # a name that says nothing about the answer gets a neutral value
+        return self.build(schema, texts)
 
 
 def _string(schema: Mapping[str, Any], texts: list[str]) -> str:
