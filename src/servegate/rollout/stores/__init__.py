@@ -1,0 +1,1 @@
+"""Stores: each remembers a rollout in one place."""
