@@ -28,11 +28,11 @@ def run(profile: Path, base_url: str, model: str | None, output: Path | None, as
 
     from servegate.endpoint import Endpoint
     from servegate.errors import NoVerdictError
-    from servegate.loadtest.profile import LoadedProfile
-    from servegate.loadtest.run import run as run_profile
+    from servegate.loadtest import load_profile
+    from servegate.loadtest import run as run_profile
     from servegate.loadtest.view import show, shown_progress
 
-    loaded = LoadedProfile.read(profile)
+    loaded = load_profile(profile)
     endpoint = Endpoint(base_url, model, os.environ.get("SERVEGATE_API_KEY") or None)
     folder = output or Path("out/loadtest") / loaded.profile.name
     try:
@@ -53,8 +53,8 @@ def run(profile: Path, base_url: str, model: str | None, output: Path | None, as
 @click.argument("profile", type=click.Path(path_type=Path))
 def check(profile: Path) -> None:
     """Validate PROFILE and say what it would send."""
-    from servegate.loadtest.profile import LoadedProfile
+    from servegate.loadtest import load_profile
     from servegate.loadtest.view import describe
 
-    for line in describe(LoadedProfile.read(profile)):
+    for line in describe(load_profile(profile)):
         click.echo(line)

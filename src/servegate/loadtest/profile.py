@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from servegate.config import Config, load
+from servegate.config import Config, load, validate
 from servegate.contract import canonical_json, sha256, write_atomic
 from servegate.errors import ConfigError
 from servegate.loadtest.prompts import Prompt, load_prompts
@@ -93,25 +93,12 @@ class LoadedProfile:
     profile_sha256: str
     prompts_sha256: str
 
-    @classmethod
-    def read(cls, path: Path) -> LoadedProfile:
-        """Read a profile and the prompts it names.
-
-        Raises:
-            ConfigError: one line per problem, each as `file:line: key: what is wrong`.
-        """
-        profile = load(path, Profile)
-        prompts = load_prompts(path.parent / profile.prompts)
-        return cls(path, profile, prompts, _profile_digest(profile), _prompts_digest(prompts))
-
     def with_changes(self, **changes: object) -> LoadedProfile:
         """The same with other values of the profile's fields, validated; such as `duration="5s"`.
 
         Raises:
             ConfigError: a value is not allowed.
         """
-        from servegate.config import validate
-
         data = self.profile.model_dump(mode="json") | changes
         profile = validate(data, Profile, str(self.path))
         return replace(self, profile=profile, profile_sha256=_profile_digest(profile))
@@ -141,6 +128,17 @@ class LoadedProfile:
         if self.profile.length is None:
             raise ConfigError(f"{self.path}: duration: is required to measure; without it the traffic has no end")
         return self.profile.length
+
+
+def load_profile(path: Path) -> LoadedProfile:
+    """Read a profile and the prompts it names.
+
+    Raises:
+        ConfigError: one line per problem, each as `file:line: key: what is wrong`.
+    """
+    profile = load(path, Profile)
+    prompts = load_prompts(path.parent / profile.prompts)
+    return LoadedProfile(path, profile, prompts, _profile_digest(profile), _prompts_digest(prompts))
 
 
 def _profile_digest(profile: Profile) -> str:

@@ -25,7 +25,7 @@ from locust.exception import StopUser
 
 from servegate.errors import ConfigError, InfrastructureError
 from servegate.loadtest.client import PATH, Outcome, StreamClient
-from servegate.loadtest.profile import LoadedProfile
+from servegate.loadtest.profile import load_profile
 from servegate.loadtest.sender import Sender
 
 API_KEY = "SERVEGATE_API_KEY"
@@ -70,7 +70,7 @@ def _prepare(environment: Any, **_: Any) -> None:
         for name in ("host", "traffic", "model", "records"):
             if not getattr(options, name):
                 raise ConfigError(f"--{name} is required")
-        loaded = LoadedProfile.read(Path(options.traffic))
+        loaded = load_profile(Path(options.traffic))
         records = Path(options.records)
         profile = loaded.profile
         key = os.environ.pop(API_KEY, "")

@@ -14,7 +14,6 @@ from rich.markup import escape
 from rich.table import Table
 
 from servegate.loadtest.profile import LoadedProfile
-from servegate.loadtest.run import Progress
 from servegate.loadtest.schedule import schedule
 from servegate.report.model import Measure, Report
 
@@ -45,39 +44,25 @@ def describe(loaded: LoadedProfile) -> list[str]:
 
 
 @contextmanager
-def shown_progress(name: str) -> Iterator[Callable[[Progress], None]]:
-    """Progress on standard error: a bar on a terminal, a line every few seconds elsewhere or when CI is set."""
+def shown_progress(name: str) -> Iterator[Callable[[str], None]]:
+    """Progress on standard error: live on a terminal, a line every few seconds elsewhere or when CI is set."""
+    starting = "starting the load process"
     if sys.stderr.isatty() and not os.environ.get("CI"):
-        from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
-        from rich.progress import Progress as Bar
-
-        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[text]}"))
-        with Bar(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as bar:
-            task = bar.add_task(name, total=None, text="starting the load process")
-
-            def draw(progress: Progress) -> None:
-                bar.update(task, total=progress.total, completed=progress.elapsed, text=_text(progress))
-
-            yield draw
+        with Console(stderr=True).status(f"{name}: {starting}") as status:
+            yield lambda text: status.update(f"{escape(name)}: {escape(text)}")
         return
+    sys.stderr.write(f"{name}: {starting}\n")
     last = -_PLAIN_EVERY
-    sys.stderr.write(f"{name}: starting the load process\n")
 
-    def line(progress: Progress) -> None:
+    def line(text: str) -> None:
         nonlocal last
         now = time.monotonic()
         if now - last >= _PLAIN_EVERY:
             last = now
-            sys.stderr.write(f"{name}: {progress.elapsed:.0f} of {progress.total:.0f} s: {_text(progress)}\n")
+            sys.stderr.write(f"{name}: {text}\n")
             sys.stderr.flush()
 
     yield line
-
-
-def _text(progress: Progress) -> str:
-    failed = f", {progress.failed} failed" if progress.failed else ""
-    draining = ", waiting for the last answers" if progress.draining else ""
-    return f"{progress.finished} requests{failed}, {progress.in_flight} open{draining}"
 
 
 def show(report: Report, folder: Path) -> None:

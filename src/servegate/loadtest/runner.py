@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from servegate import __version__
@@ -22,31 +21,13 @@ _POLL = 0.2
 _MARGIN = 30.0
 
 
-@dataclass(frozen=True)
-class Progress:
-    """How far a run is.
-
-    Attributes:
-        elapsed, total: seconds since the first request was due; in which requests are sent.
-        finished, failed, in_flight: requests.
-        draining: everything was sent.
-    """
-
-    elapsed: float
-    total: float
-    finished: int
-    failed: int
-    in_flight: int
-    draining: bool
-
-
 def run(
     loaded: LoadedProfile,
     endpoint: Endpoint,
     output: Path,
     *,
     subject: Subject | None = None,
-    progress: Callable[[Progress], None] = lambda _: None,
+    progress: Callable[[str], None] = lambda _: None,
 ) -> Report:
     """Send a profile and measure it.
 
@@ -55,7 +36,7 @@ def run(
         endpoint: where to.
         output: folder for report.json, records.jsonl, and the rest of the load process's files.
         subject: what is judged; default: what the endpoint says of itself.
-        progress: told several times a second.
+        progress: told how far it is, several times a second.
 
     Returns:
         The report, also written to `output/report.json`. A void one says why in its findings.
@@ -90,7 +71,7 @@ def _follow(
     started: float,
     length: float,
     drain: float,
-    progress: Callable[[Progress], None],
+    progress: Callable[[str], None],
 ) -> list[RequestRecord]:
     records: list[RequestRecord] = []
     failed = 0
@@ -104,7 +85,9 @@ def _follow(
         status = process.status()
         elapsed = max(0.0, time.time() - started)
         in_flight = status.in_flight if status else 0
-        progress(Progress(elapsed, length, len(records), failed, in_flight, elapsed > length))
+        where = f"{elapsed:.0f} of {length:.0f} s" if elapsed < length else "waiting for the last answers"
+        counts = f"{len(records)} requests, " + (f"{failed} failed, " if failed else "") + f"{in_flight} open"
+        progress(f"{where}, {counts}")
         process.child.wait(_POLL)
     return records
 
