@@ -7,6 +7,7 @@ security policy in the page forbids what would remain.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -31,7 +32,7 @@ from servegate.report.model import Measure, Report
 from servegate.report.plots import Plot, timeline_plots
 from servegate.report.records import EvalRecord
 from servegate.report.story import Defect, Facts, ReleaseStory, cards, facts, headline, hurt, ratio, summary
-from servegate.report.terminal import outcome_words, threshold_of, value_of
+from servegate.report.terminal import threshold_of, value_of
 from servegate.report.verdict import Verdict
 
 if TYPE_CHECKING:
@@ -43,6 +44,9 @@ MAX_EVENTS = 200
 MAX_ITEMS = 40
 MAX_MEASURES = 200
 MAX_ANSWER = 600
+
+# A number and its unit stay on one line.
+_UNIT = re.compile(r"(\d) (?=(?:%|ms|s|min|h|tokens/s|requests/s)(?!\w))")
 
 BADGES = {
     "promoted": ("good", "✓", "promoted"),
@@ -159,7 +163,6 @@ def _environment() -> Environment:
         "percent": percent,
         "quantity": quantity,
         "short": short_hash,
-        "outcome": outcome_words,
         "threshold": threshold_of,
         "value": value_of,
         "plural": plural,
@@ -172,7 +175,7 @@ def _finalize(value: object) -> object:
     # Markup (the pictures, macros' output) is our own; all else is foreign until shown otherwise.
     if hasattr(value, "__html__"):
         return value
-    return clean(value)
+    return _UNIT.sub("\\1\u00a0", clean(value))
 
 
 def _story_view(story: ReleaseStory, index: int) -> _StoryView:

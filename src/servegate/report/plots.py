@@ -13,7 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 from servegate.report.format import clean, clock
 from servegate.report.records import RequestRecord
-from servegate.report.series import MIN_IN_BIN, bin_width, bins, nearest_rank, rates_by_ticks, thin, with_gaps
+from servegate.report.series import (
+    MIN_FOR_P50,
+    MIN_FOR_P95,
+    bin_width,
+    bins,
+    nearest_rank,
+    rates_by_ticks,
+    thin,
+    with_gaps,
+)
 from servegate.report.story import BACKWARD, Facts, ReleaseStory, ratio, within
 from servegate.report.svg import DASHES, HEX, NARROW, SERIES, WIDE, draw_svg
 
@@ -116,7 +125,7 @@ def _weights(story: ReleaseStory, known: Facts, prefix: str) -> Plot:
         for slot in reversed(known.slots)
     )
     alt = f"Traffic weights over {clock(known.length)} minutes. The candidate had at most {known.share:g} per cent."
-    return _plot("Share of traffic", "", alt, legend, draw, 2.1, prefix)
+    return _plot("Share of traffic", "", alt, legend, draw, 2.1, prefix, head=0.3 + 0.2 * len(_moments(story, known)))
 
 
 def _latency(story: ReleaseStory, known: Facts, records: Sequence[RequestRecord], prefix: str) -> Plot:
@@ -130,7 +139,7 @@ def _latency(story: ReleaseStory, known: Facts, records: Sequence[RequestRecord]
                 points = [
                     (known.since(r.sent), r.ttft * 1000) for r in records if r.slot == slot and r.ttft is not None
                 ]
-                _dots(axes, thin(points, MAX_POINTS // len(known.slots)), colour, square=mine)
+                _dots(axes, thin(points, MAX_POINTS // len(known.slots) // (1 if wide else 3)), colour, square=mine)
                 lines = [(b.middle, b.p50, b.p95) for b in bins(records, known, slot, width)]
                 values = sorted(y for _, y in points)
                 top = max(top, nearest_rank(values, 0.995) if values else 0)
@@ -158,7 +167,7 @@ def _latency(story: ReleaseStory, known: Facts, records: Sequence[RequestRecord]
         if records:
             legend.append(Key("one request", colour, "square" if slot == known.candidate else "dot"))
     note = (
-        f"As the clients measured it; quantiles per {width:g} s where at least {MIN_IN_BIN} requests were answered."
+        f"As clients measured it; per {width:g} s, p50 of at least {MIN_FOR_P50} answers, p95 of {MIN_FOR_P95}."
         if records
         else "From the bucket edges of the engines' histograms, for showing only."
     )
@@ -175,14 +184,15 @@ def _errors(story: ReleaseStory, known: Facts, records: Sequence[RequestRecord],
     def rows(slot: str) -> list[tuple[float, float, float]]:
         """Middle, requests per second, failures per second."""
         if records:
-            return [(b.middle, b.requests / width, b.failed / width) for b in bins(records, known, slot, width)]
+            return [(b.middle, b.requests / b.seconds, b.failed / b.seconds) for b in bins(records, known, slot, width)]
         return rates_by_ticks(story.ticks, known, slot, width)
 
     def draw(axes: Axes, wide: bool) -> None:
         for slot in known.slots:
             colour, mine = HEX[slot_colour(slot, known.slots)], slot == known.candidate
-            line = with_gaps(rows(slot), width)
-            axes.plot([x for x, *_ in line], [y for _, y, _ in line], color=colour, linewidth=2.2 if mine else 1.4)
+            line = with_gaps(rows(slot), width, known.length)
+            xs, ys = [x for x, *_ in line], [y for _, y, _ in line]
+            axes.step(xs, ys, where="mid", color=colour, linewidth=2.2 if mine else 1.4)
         for slot in known.slots:
             bad = [(x, failed) for x, _, failed in rows(slot) if failed]
             if bad:
@@ -205,7 +215,7 @@ def _errors(story: ReleaseStory, known: Facts, records: Sequence[RequestRecord],
         legend.append(Key(f"{who}: requests/s", slot_colour(slot, known.slots), "thick" if mine else "line"))
         if any(failed for *_, failed in rows(slot)):
             legend.append(Key("failed/s", "bad" if mine else "ink", "cross" if mine else "plus"))
-    failed = {slot: round(sum(row[2] for row in rows(slot)) * width) for slot in known.slots}
+    failed = {served.slot: served.failed for served in known.served if served.slot}
     note = f"Averages over {width:g} s." + (
         f" {len(unknown):,} failed before a slot answered and are not drawn." if unknown else ""
     )
@@ -244,7 +254,8 @@ def _evidence(
         axes.axhline(1, color=HEX["ink"], linewidth=1.2, zorder=2)
         axes.annotate(limit, (0, 1), (3, 3), xycoords=("axes fraction", "data"), textcoords="offset points",
                       color=HEX["ink"], fontsize=9 if wide else 8, va="bottom")  # fmt: skip
-        _unit(axes, "share of limit")
+        _unit(axes, "share of what is needed")
+        axes.set_yticks([0, 0.5, 1])
         _marks(axes, story, known, wide)
 
     legend = tuple(Key(check, SERIES[index], "line", DASHES[index][0]) for index, check in enumerate(shown))
@@ -308,8 +319,11 @@ def _plot(
     draw: Callable[[Axes, bool], None],
     height: float,
     prefix: str,
+    head: float = 0.27,
 ) -> Plot:
-    wide, narrow = (draw_svg(draw, width, height, f"{prefix}{tag}") for width, tag in ((WIDE, "w"), (NARROW, "n")))
+    wide, narrow = (
+        draw_svg(draw, width, height, head, f"{prefix}{tag}") for width, tag in ((WIDE, "w"), (NARROW, "n"))
+    )
     return Plot(title, note, alt, legend, wide, narrow)
 
 
@@ -326,7 +340,7 @@ def _unit(axes: Axes, text: str) -> None:
 
     axes.annotate(text, (0, 1), (0, 6), xycoords="axes fraction", textcoords="offset points", ha="left", va="bottom",
                   color=HEX["muted"])  # fmt: skip
-    axes.yaxis.set_major_locator(MaxNLocator(4))
+    axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
 
 
@@ -334,6 +348,7 @@ def _dots(axes: Axes, points: Sequence[tuple[float, float]], colour: str, square
     """Many points as one path of zero-length strokes: a tenth of the size of one element per point."""
     xs = [value for x, _ in points for value in (x, x, math.nan)]
     ys = [value for _, y in points for value in (y, y, math.nan)]
-    axes.plot(
-        xs, ys, color=colour, alpha=0.3, linewidth=2.6, solid_capstyle="projecting" if square else "round", zorder=1
-    )
+    cap: Any = "projecting" if square else "round"
+    # Few points must be found among many, many must not cover the lines.
+    alpha = 0.85 if len(points) <= 200 else 0.35
+    axes.plot(xs, ys, color=colour, alpha=alpha, linewidth=2.6, solid_capstyle=cap, zorder=2 if square else 1)

@@ -9,15 +9,17 @@ from dataclasses import dataclass
 from servegate.report.records import CanaryTick, RequestRecord
 from servegate.report.story import Facts
 
-MAX_BINS = 120
-MIN_IN_BIN = 5
+MAX_BINS = 60
+MIN_FOR_P50 = 5
+MIN_FOR_P95 = 20
 
 
 @dataclass(frozen=True)
 class Bin:
-    """Requests of one slot sent in one stretch of time. Quantiles are None below MIN_IN_BIN answers."""
+    """Requests of one slot sent in one stretch of time. Quantiles of too few answers are None."""
 
     middle: float
+    seconds: float
     requests: int
     failed: int
     p50: float | None
@@ -29,18 +31,18 @@ def bins(records: Sequence[RequestRecord], known: Facts, slot: str, width: float
     found: dict[int, list[RequestRecord]] = {}
     for record in records:
         if record.slot == slot:
-            found.setdefault(int(known.since(record.sent) // width), []).append(record)
+            found.setdefault(_index(known.since(record.sent), known.length, width), []).append(record)
     result = []
     for index, group in sorted(found.items()):
         times = sorted(record.ttft for record in group if record.ttft is not None)
-        enough = len(times) >= MIN_IN_BIN
         result.append(
             Bin(
-                middle=(index + 0.5) * width,
+                middle=_middle(index, known.length, width),
+                seconds=_seconds(index, known.length, width),
                 requests=len(group),
                 failed=sum(not record.ok for record in group),
-                p50=nearest_rank(times, 0.5) if enough else None,
-                p95=nearest_rank(times, 0.95) if enough else None,
+                p50=nearest_rank(times, 0.5) if len(times) >= MIN_FOR_P50 else None,
+                p95=nearest_rank(times, 0.95) if len(times) >= MIN_FOR_P95 else None,
             )
         )
     return result
@@ -48,7 +50,7 @@ def bins(records: Sequence[RequestRecord], known: Facts, slot: str, width: float
 
 def bin_width(length: float) -> float:
     """Seconds per bin: whole, and at most MAX_BINS of them."""
-    return float(max(2, math.ceil(length / MAX_BINS)))
+    return float(max(5, math.ceil(length / MAX_BINS)))
 
 
 def thin(points: Sequence[tuple[float, float]], limit: int) -> list[tuple[float, float]]:
@@ -61,27 +63,55 @@ def thin(points: Sequence[tuple[float, float]], limit: int) -> list[tuple[float,
     return [points[index] for index in sorted(even | set(slowest))]
 
 
-def with_gaps(rows: list[tuple[float, float, float]], width: float) -> list[tuple[float, float, float]]:
+def with_gaps(rows: list[tuple[float, float, float]], width: float, length: float) -> list[tuple[float, float, float]]:
     """Zero where a slot had no request, so that a line does not bridge a silence."""
     result: list[tuple[float, float, float]] = []
     for row in rows:
         if result and row[0] - result[-1][0] > width * 1.5:
             result += [(result[-1][0] + width, 0.0, 0.0), (row[0] - width, 0.0, 0.0)]
         result.append(row)
-    return [(rows[0][0] - width, 0.0, 0.0), *result, (rows[-1][0] + width, 0.0, 0.0)] if rows else []
+    if not result:
+        return []
+    # A step is drawn from middle to middle, so the first and the last bin need a neighbour to have a width.
+    first, last = result[0], result[-1]
+    before = (first[0] - width, first[1] if first[0] < width else 0.0, 0.0)
+    after = (last[0] + width, last[1] if last[0] + width > length else 0.0, 0.0)
+    return [before, *result, after]
 
 
 def rates_by_ticks(
     ticks: Sequence[CanaryTick], known: Facts, slot: str, width: float
 ) -> list[tuple[float, float, float]]:
+    """Middle of the bin, requests per second and failures per second, from the ticks of a slot."""
     found: dict[int, list[int]] = {}
     for tick in ticks:
         did = tick.slots.get(slot)
         if did is not None and did.requests is not None:
-            cell = found.setdefault(int(known.since(tick.at) // width), [0, 0])
+            cell = found.setdefault(_index(known.since(tick.at), known.length, width), [0, 0])
             cell[0] += did.requests
             cell[1] += did.failures or 0
-    return [((index + 0.5) * width, n / width, bad / width) for index, (n, bad) in sorted(found.items())]
+    result = []
+    for index, (n, bad) in sorted(found.items()):
+        seconds = _seconds(index, known.length, width)
+        result.append((_middle(index, known.length, width), n / seconds, bad / seconds))
+    return result
+
+
+def _last(length: float, width: float) -> int:
+    """The last bin takes what is left: between a half and one and a half of the width."""
+    return max(0, round(length / width) - 1)
+
+
+def _index(since: float, length: float, width: float) -> int:
+    return min(int(since // width), _last(length, width))
+
+
+def _seconds(index: int, length: float, width: float) -> float:
+    return width if index < _last(length, width) else length - index * width
+
+
+def _middle(index: int, length: float, width: float) -> float:
+    return index * width + _seconds(index, length, width) / 2
 
 
 def nearest_rank(ordered: Sequence[float], q: float) -> float:

@@ -217,10 +217,8 @@ def cards(story: ReleaseStory, known: Facts) -> dict[str, str]:
     if story.defect is not None and known.zero is not None:
         shown["Defect's first effect to weight 0"] = duration(known.zero - known.since(story.defect.first_effect))
     if candidate is not None:
-        shown["Requests it served"] = count(candidate.requests)
-        shown["Failed of those"] = _share(candidate)
+        shown["Failed of those it served"] = _share(candidate)
     if everything is not None and everything.requests:
-        shown["Requests in all"] = count(everything.requests)
         shown["Failed in all"] = _share(everything)
     return shown | dict(story.numbers)
 
@@ -238,7 +236,8 @@ def ratio(log_e: float, log_limit: float) -> float:
 
 
 def _share(served: Served) -> str:
-    return f"{count(served.failed)} ({percent(served.failed / served.requests)})" if served.requests else "0"
+    share = f" ({percent(served.failed / served.requests)})" if served.failed else ""
+    return f"{count(served.failed)} of {count(served.requests)}{share}"
 
 
 def _since_defect(story: ReleaseStory, known: Facts) -> str:

@@ -50,7 +50,7 @@ _SVG = "{http://www.w3.org/2000/svg}"
 _XLINK = "{http://www.w3.org/1999/xlink}"
 
 
-def draw_svg(draw: Callable[[Axes, bool], None], width: float, height: float, prefix: str) -> str:
+def draw_svg(draw: Callable[[Axes, bool], None], width: float, height: float, head: float, prefix: str) -> str:
     import matplotlib as mpl
     from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter, MaxNLocator
@@ -66,7 +66,7 @@ def draw_svg(draw: Callable[[Axes, bool], None], width: float, height: float, pr
         "axes.unicode_minus": False,
     }
     with mpl.rc_context(settings):
-        top, bottom, left, right = 0.52, 0.32, 0.62 if wide else 0.5, 0.2
+        top, bottom, left, right = head, 0.32, 0.62 if wide else 0.5, 0.2
         figure = Figure(figsize=(width, height + top + bottom))
         whole = height + top + bottom
         axes = figure.add_axes((left / width, bottom / whole, 1 - (left + right) / width, height / whole))

@@ -1,0 +1,341 @@
+"""A demo as it could have been: two releases through the pipeline, seeded, with everything a page can show."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable
+
+import pytest
+
+from servegate.release import Engine, Model, Release
+from servegate.report.model import Conditions, Finding, Interval, Measure, Report, Subject
+from servegate.report.records import CanaryTick, EvalRecord, Evidence, RequestRecord, SlotTick
+from servegate.report.story import Defect, ReleaseStory
+from servegate.report.verdict import CheckResult, Outcome, Verdict
+
+START = 1_790_000_000.0
+HASH = "sha256:" + "4b" * 32
+STEPS = (1.0, 10.0, 50.0, 95.0, 100.0)
+
+# Text as a hostile model, dataset or pull request would have it.
+HOSTILE = (
+    "</script><script>alert(1)</script>",
+    '"><img src=x onerror=alert(1)> &amp; {{ 7*7 }} {% raw %}',
+    "‮evil⁦ RTL \x1b[31mred\x1b[0m \x00\x07 \ud800",
+    "a|b `code` *bold* [link](https://evil.example/x) @team #12 $x$",
+    "::error file=x::gotcha\n::set-output name=a::b\r##[error]x",
+    "]]> <!-- --> <![CDATA[ &#0; \ufffe",
+    "한국어 답변: 환불은 7일 이내에 가능합니다. עברית العربية",
+    "Z̢̛" + "̢" * 200,
+)
+
+
+def make_release(name: str) -> Release:
+    return Release(
+        name=name,
+        model=Model(uri="builtin://knowledge", served_name="helpdesk"),
+        engine=Engine(name="simulator", version="0.1.0"),
+        args=("--max-num-seqs", "16"),
+    )
+
+
+def make_verdict(outcome: Outcome = Outcome.PASS, message: str = "p95 of TTFT is 431 ms, at most 800 ms") -> Verdict:
+    results = (
+        CheckResult(
+            check="accuracy",
+            outcome=Outcome.PASS,
+            effect=Outcome.PASS,
+            measure="accuracy.mean",
+            value=0.9634,
+            unit="fraction",
+            n=82,
+            interval=Interval(low=0.898, high=0.987, level=0.95, method="wilson"),
+            threshold=0.85,
+            comparison=">=",
+            mde=0.04,
+            message="accuracy is 96.3 %, at least 85 %",
+        ),
+        CheckResult(
+            check="ttft-p95",
+            outcome=outcome,
+            effect=outcome,
+            measure="ttft.p95",
+            value=0.4314,
+            unit="seconds",
+            n=1196,
+            interval=Interval(low=0.412, high=0.466, level=0.95, method="order-statistic"),
+            threshold=0.8,
+            comparison="<=",
+            message=message,
+        ),
+        CheckResult(
+            check="goodput",
+            outcome=Outcome.INCONCLUSIVE,
+            effect=Outcome.PASS,
+            severity="warn",
+            measure="goodput.rate",
+            value=None,
+            unit="fraction",
+            threshold=0.95,
+            comparison=">=",
+            message="goodput was not measured",
+        ),
+    )
+    return Verdict(
+        outcome=outcome,
+        release=HASH,
+        release_name="v1.2.0",
+        policy="release",
+        policy_sha256=HASH,
+        reports=(HASH,),
+        results=results,
+        decided_at=START - 5,
+        decided_by="make demo",
+        tool="servegate 0.1.0",
+    )
+
+
+def make_reports(name: str) -> tuple[Report, ...]:
+    subject = Subject(release=HASH, name=name)
+
+    def score(slice_: str, right: int, n: int) -> Measure:
+        p = right / n
+        half = 1.96 * math.sqrt(max(p * (1 - p), 0.01) / n)
+        return Measure(
+            name="accuracy",
+            statistic="mean",
+            slice=slice_,
+            value=p,
+            unit="fraction",
+            n=n,
+            attempted=n,
+            better="higher",
+            interval=Interval(low=max(0, p - half), high=min(1, p + half), level=0.95, method="wilson"),
+        )
+
+    def quantile(measure: str, statistic: str, value: float) -> Measure:
+        interval = Interval(low=value * 0.95, high=value * 1.06, level=0.95, method="order-statistic")
+        return Measure(
+            name=measure, statistic=statistic, value=value, unit="seconds", n=1196, attempted=1200, interval=interval
+        )
+
+    smoke = Report(
+        kind="smoke",
+        name="smoke",
+        subject=subject,
+        started=START - 120,
+        finished=START - 119.2,
+        tool="servegate 0.1.0",
+        measures=(Measure(name="checks_passed", statistic="rate", value=1.0, unit="fraction", n=6, attempted=6),),
+    )
+    evals = Report(
+        kind="eval",
+        name="helpdesk",
+        subject=subject,
+        started=START - 119,
+        finished=START - 90,
+        tool="servegate 0.1.0",
+        conditions=Conditions(dataset_sha256=HASH, seed=7, temperature=0.0, concurrency=8),
+        measures=(
+            score("", 79, 82),
+            score("tags=refund", 19, 20),
+            score("tags=shipping", 20, 20),
+            score("tags=korean", 39, 41),
+            score("tags=json", 9, 10),
+        ),
+    )
+    load = Report(
+        kind="load",
+        name="steady",
+        subject=subject,
+        started=START - 90,
+        finished=START - 30,
+        tool="servegate 0.1.0",
+        conditions=Conditions(profile_sha256=HASH, seed=7, client="locust 2.47"),
+        measures=(
+            *(quantile("ttft", s, v) for s, v in (("p50", 0.1843), ("p95", 0.4314), ("p99", 0.722))),
+            *(quantile("itl", s, v) for s, v in (("p50", 0.0112), ("p95", 0.0179), ("p99", 0.0264))),
+            *(quantile("e2e_latency", s, v) for s, v in (("p50", 1.204), ("p95", 2.87), ("p99", 11.31))),
+            Measure(
+                name="output_throughput", statistic="rate", value=1843.2, unit="tokens/second", n=1196, attempted=1200
+            ),
+            Measure(name="error_rate", statistic="rate", value=4 / 1200, unit="fraction", n=1200, attempted=1200),
+            Measure(name="goodput", statistic="rate", value=None, unit="fraction", n=0, attempted=1200),
+        ),
+        findings=(Finding(severity="warning", code="late-sends", message="4 requests were sent more than 5 ms late"),),
+    )
+    return smoke, evals, load
+
+
+def make_answers() -> tuple[EvalRecord, ...]:
+    rows = [
+        ("refund-07", 0.0, "7 days", "14 days", ""),
+        ("json-03", 0.0, '{"order": 12}', "order 12", ""),
+        ("ko-31", None, "환불", None, "timeout after 30 s"),
+    ]
+    return tuple(
+        EvalRecord(
+            id=id_,
+            tags=("refund", "korean"),
+            item_sha256=HASH,
+            scorer="exact",
+            score=score,
+            target=target,
+            answer=answer,
+            reason="" if error else "is not the wanted text",
+            error=error or None,
+        )
+        for id_, score, target, answer, error in rows
+    )
+
+
+def make_canary(seed: int, defect_at: float | None) -> tuple[list[CanaryTick], list[RequestRecord]]:
+    """Ticks of 1 s and 20 requests/s; with a defect half of the candidate's requests fail from `defect_at` on."""
+    rng = random.Random(seed)
+    ticks: list[CanaryTick] = []
+    records: list[RequestRecord] = []
+    phase, step, in_phase, log_e, log_ok = "PREPARING", 0, 0, 0.0, 0.0
+    for second in range(400):
+        reason = ""
+        if phase == "PREPARING" and in_phase >= 12:
+            phase, in_phase, reason = "STEP", 0, "candidate is ready and warm: 1 % of the traffic"
+        elif phase == "STEP" and in_phase >= (25, 35, 40, 40)[step]:
+            in_phase = 0
+            if step == 3:
+                phase, reason = "PROMOTED", "every check has its evidence: green is stable now"
+            else:
+                step += 1
+                reason = f"held at {STEPS[step - 1]:g} % for its time: on to {STEPS[step]:g} %"
+        elif phase == "STEP" and log_e >= 6.2:
+            phase, in_phase = "ROLLING_BACK", 0
+            reason = "errors: 23 of 47 requests failed on green, 0 of 421 on blue (evidence 6.4, limit 6.2)"
+        elif phase == "ROLLING_BACK" and in_phase >= 3:
+            phase, in_phase = "ROLLED_BACK", 0
+        weight = {"STEP": STEPS[step], "PROMOTED": 100.0}.get(phase, 0.0)
+        at = START + second
+        counts = {"blue": [0, 0], "green": [0, 0]}
+        times: dict[str, list[float]] = {"blue": [], "green": []}
+        for index in range(20):
+            slot = "green" if rng.random() * 100 < weight else "blue"
+            bad = slot == "green" and defect_at is not None and second >= defect_at and rng.random() < 0.5
+            sent = at + index / 20
+            ttft = rng.lognormvariate(-1.6, 0.45)
+            counts[slot][0] += 1
+            counts[slot][1] += bad
+            times[slot].append(ttft)
+            records.append(
+                RequestRecord(
+                    id=len(records),
+                    scheduled=sent,
+                    sent=sent,
+                    first_token=None if bad else sent + ttft,
+                    last_token=None if bad else sent + ttft + 0.8,
+                    done=sent + ttft + 0.8,
+                    ok=not bad,
+                    status=500 if bad else 200,
+                    error="http_500" if bad else None,
+                    slot=slot,
+                )
+            )
+        log_e = max(-2.0, log_e + 0.55 * counts["green"][1] - 0.02 * counts["green"][0])
+        log_ok += 0.012 * counts["green"][0] if phase == "STEP" else 0
+        ticks.append(
+            CanaryTick(
+                at=at,
+                phase=phase,
+                step=step if phase == "STEP" else None,
+                stable="blue" if phase != "PROMOTED" else "green",
+                weights={"blue": 100 - weight, "green": weight},
+                candidate="green",
+                reason=reason,
+                slots={
+                    slot: SlotTick(
+                        requests=n,
+                        failures=bad,
+                        running=3,
+                        waiting=0,
+                        ready=True,
+                        ttft_p50=sorted(times[slot])[len(times[slot]) // 2] if n else None,
+                        ttft_p95=max(times[slot]) if n else None,
+                    )
+                    for slot, (n, bad) in counts.items()
+                },
+                evidence=(
+                    Evidence(
+                        check="errors against stable",
+                        log_e=log_e,
+                        log_limit=6.2,
+                        promote_log_e=min(log_ok, 5.0),
+                        promote_log_limit=4.0,
+                    ),
+                    Evidence(
+                        check="TTFT against stable",
+                        log_e=-0.8 + 0.6 * math.sin(second / 23),
+                        log_limit=6.2,
+                        promote_log_e=min(log_ok * 0.8, 5.0),
+                        promote_log_limit=4.0,
+                    ),
+                    Evidence(check="errors against the SLO", log_e=log_e * 0.6 - 0.3, log_limit=6.2),
+                )
+                if phase != "PREPARING"
+                else (),
+            )
+        )
+        in_phase += 1
+        if (phase == "PROMOTED" and in_phase > 20) or (phase == "ROLLED_BACK" and in_phase > 10):
+            break
+    return ticks, records
+
+
+def make_stories() -> list[ReleaseStory]:
+    good_ticks, good_records = make_canary(1, None)
+    bad_ticks, bad_records = make_canary(2, 45)
+    return [
+        ReleaseStory(
+            name="v1.1.0",
+            outcome="promoted",
+            release=make_release("v1.1.0"),
+            stable="v1.0.0",
+            reason="Every check has its evidence that v1.1.0 is not worse than v1.0.0.",
+            reports=make_reports("v1.1.0"),
+            verdict=make_verdict(),
+            ticks=good_ticks,
+            records=good_records,
+            eval_records=make_answers(),
+        ),
+        ReleaseStory(
+            name="v1.2.0",
+            outcome="rolled_back",
+            release=make_release("v1.2.0"),
+            stable="v1.1.0",
+            reason="errors: 23 of 47 requests failed on v1.2.0, 0 of 421 on v1.1.0 (evidence 6.4, limit 6.2).",
+            reports=make_reports("v1.2.0"),
+            verdict=make_verdict(),
+            ticks=bad_ticks,
+            records=bad_records,
+            defect=Defect("half of the requests are answered with status 500", START + 45),
+            eval_records=make_answers(),
+        ),
+    ]
+
+
+@pytest.fixture(scope="session")
+def stories() -> list[ReleaseStory]:
+    return make_stories()
+
+
+@pytest.fixture
+def verdict() -> Callable[..., Verdict]:
+    return make_verdict
+
+
+@pytest.fixture
+def reports() -> tuple[Report, ...]:
+    return make_reports("v1.2.0")
+
+
+@pytest.fixture(params=HOSTILE, ids=range(len(HOSTILE)))
+def hostile(request: pytest.FixtureRequest) -> str:
+    text: str = request.param
+    return text
