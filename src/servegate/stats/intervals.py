@@ -41,7 +41,7 @@ def check_level(level: float) -> float:
     return level
 
 
-def check_counts(successes: int, n: int) -> None:
+def check_counts(successes: float, n: float) -> None:
     """Raise ValueError unless 0 ≤ successes ≤ n and n > 0."""
     if n <= 0:
         raise ValueError("no interval without observations")
@@ -49,7 +49,7 @@ def check_counts(successes: int, n: int) -> None:
         raise ValueError(f"{successes} successes of {n}")
 
 
-def wilson(successes: int, n: int, level: float = 0.95) -> Interval:
+def wilson(successes: float, n: float, level: float = 0.95) -> Interval:
     """Score interval of a proportion (Wilson, JASA 22:209, 1927), without continuity correction.
 
     Mean coverage is near the level even for small n, and it never leaves [0, 1].
