@@ -23,6 +23,10 @@ LOAD_RATIO = 1.5
 LOAD_SLACK = 2.0
 """Requests per replica by which loads may always differ: below that a batch has not begun to fill."""
 
+SUSPICION = 0.5
+"""Part of the limit's logarithm from which on a candidate gets no more traffic, and stable counts as breaching: under
+the null an e-value reaches the square root of its limit in at most one of that many runs."""
+
 FADE = 0.8
 """Weight of the past per interval in the recent fraction of bad requests: a memory of about five intervals."""
 

@@ -217,10 +217,13 @@ class CheckState(Contract):
     seen: dict[Slot, Amount] = Field(default_factory=dict, description="recent requests, older ones fading")
 
 
+HeldCause = Literal["person", "route", "stable", "data", "slo", "inconclusive"]
+
+
 class Held(Contract):
     """Why a rollout stands still, and where it goes on."""
 
-    cause: Literal["person", "route", "stable", "data", "slo", "inconclusive"]
+    cause: HeldCause
     since: Epoch
     back_to: Phase
 
@@ -251,6 +254,8 @@ class State(Contract):
     verdict: Sha256 | None = Field(None, description="the verdict that let the rollout start")
     smoke_ok: bool = False
     warm_ok: bool = False
+    ensured: bool = Field(False, description="the candidate's slot was asked to run the release")
+    last_intent: Count = Field(0, description="highest id of an intent carried out: none is carried out twice")
     expedited: bool = Field(False, description="a person asked to promote without waiting")
 
     readings: Readings | None = None
@@ -268,6 +273,7 @@ class State(Contract):
 
     cause: str = Field("", description="what decided: name of a check, of a watchdog, or an intent")
     reason: str = Field("", description="why the phase is what it is, in one sentence")
+    waiting: str = Field("", description="what the next move waits for; empty when nothing is waited for")
 
     @model_validator(mode="after")
     def _roles(self) -> Self:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import re
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -282,6 +283,10 @@ class Plan(Config):
 
     def identity(self) -> str:
         """`sha256:…` of the plan as it was understood, defaults included."""
+        return self._identity
+
+    @cached_property
+    def _identity(self) -> str:
         return sha256(canonical_json(self.model_dump(mode="json")))
 
     def log_limit(self, check: Check) -> float:

@@ -1,0 +1,128 @@
+"""What an observation changes in the state before anything is decided: sums, timers, evidence."""
+
+from __future__ import annotations
+
+from servegate.rollout import evidence
+from servegate.rollout.model import CheckState, Observation, Phase, SlotDelta, State, Totals
+from servegate.rollout.plan import Plan
+from servegate.rollout.ports import RouteStatus, Weights
+
+WEIGHT_TOLERANCE = 0.01
+"""Percent by which served and wanted weights may differ and be the same."""
+
+
+def absorb(state: State, seen: Observation, now: float) -> State:
+    """The state with the observation in it; phase, step and weights stay."""
+    state = state.model_copy(
+        update={
+            "updated": now,
+            "readings": seen.readings or state.readings,
+            "ready": {**state.ready, **_ready(state, seen)},
+        }
+    )
+    return state.model_copy(
+        update={
+            "unready_since": _since(state.unready_since, {slot: ready > 0 for slot, ready in state.ready.items()}, now),
+            "unread_since": _since(
+                state.unread_since,
+                {slot: readable(seen.slots.get(slot)) for slot in (state.stable, state.candidate)},
+                now,
+            ),
+            **_route(state, seen.route, now),
+        }
+    )
+
+
+def gather(plan: Plan, state: State, seen: Observation, previous: float) -> State:
+    """Sums and evidence of the tick from `previous` until `state.updated`."""
+    if state.first_traffic is None:
+        return state
+    candidate = seen.slots.get(state.candidate)
+    completed = (candidate.requests or 0.0) if candidate else 0.0
+    update: dict[str, object] = {"totals": _totals(state, seen)}
+    if state.phase.weighted and state.weights[state.candidate] > 0:
+        update["step_requests"] = state.step_requests + completed
+        update["warmup_left"] = max(0.0, state.warmup_left - completed)
+        update |= _silent(state, seen, previous)
+        view = evidence.View(
+            at=state.updated,
+            previous=previous,
+            stable=state.stable,
+            candidate=state.candidate,
+            control=state.weights[state.stable] > 0,
+            cold=state.warmup_left > 0,
+            deltas=seen.slots,
+            ready=state.ready,
+        )
+        update["checks"] = {
+            check.name: evidence.advance(plan, check, state.checks.get(check.name) or CheckState(), view)
+            for check in plan.checks
+        }
+    return state.model_copy(update=update)
+
+
+def serves(route: RouteStatus | None, wanted: Weights) -> bool:
+    """The router serves by the wanted weights, and says so."""
+    return (
+        route is not None
+        and route.accepted
+        and all(abs(route.weights.get(slot, 0.0) - weight) <= WEIGHT_TOLERANCE for slot, weight in wanted.items())
+    )
+
+
+def readable(delta: SlotDelta | None) -> bool:
+    """Something could be measured: requests are known, and so is an engine."""
+    return delta is not None and delta.requests is not None and delta.pods > 0
+
+
+def _ready(state: State, seen: Observation) -> dict[str, int]:
+    ready = {}
+    for slot in (state.stable, state.candidate):
+        status = seen.status.get(slot)
+        if status is None:
+            continue
+        other = slot == state.candidate and status.release != state.slots[slot].release
+        ready[slot] = 0 if other else max(0, status.ready)
+    return ready
+
+
+def _since(before: dict[str, float], good: dict[str, bool], now: float) -> dict[str, float]:
+    return {slot: before.get(slot, now) for slot, is_good in good.items() if not is_good}
+
+
+def _route(state: State, route: RouteStatus | None, now: float) -> dict[str, object]:
+    if not serves(route, state.weights):
+        return {"refused_since": now if state.refused_since is None else state.refused_since}
+    update: dict[str, object] = {"refused_since": None}
+    if state.phase in (Phase.STEP, Phase.BAKING) and state.step_effective is None:
+        update["step_effective"] = now
+    return update
+
+
+def _totals(state: State, seen: Observation) -> dict[str, Totals]:
+    totals = dict(state.totals)
+    for slot in (state.stable, state.candidate):
+        delta, sums = seen.slots.get(slot), totals.get(slot) or Totals()
+        if delta is not None and delta.requests is not None:
+            totals[slot] = Totals.model_construct(
+                requests=sums.requests + delta.requests,
+                failures=sums.failures + (delta.failures or 0.0),
+                rejected=sums.rejected + (delta.rejected or 0.0),
+            )
+    return totals
+
+
+def _silent(state: State, seen: Observation, previous: float) -> dict[str, object]:
+    """Since when the candidate has completed nothing, and what stable's pace lets expect of it since then."""
+    candidate, stable = seen.slots.get(state.candidate), seen.slots.get(state.stable)
+    if candidate is None or candidate.requests is None:
+        return {}
+    if candidate.requests > 0 or state.step_effective is None:
+        return {"silent_since": None, "silent_expected": 0.0}
+    control = state.weights[state.stable]
+    pace = (stable.requests or 0.0) if stable else 0.0
+    expected = pace * state.weights[state.candidate] / control if control > 0 else 0.0
+    return {
+        "silent_since": previous if state.silent_since is None else state.silent_since,
+        "silent_expected": state.silent_expected + expected,
+    }

@@ -1,0 +1,61 @@
+"""One line of the canary timeline per tick: what was seen, what it is evidence of, what was done."""
+
+from __future__ import annotations
+
+from servegate.report.records import CanaryTick, Evidence, SlotTick
+from servegate.rollout import evidence
+from servegate.rollout.model import CheckState, Observation, Phase, SlotDelta, State
+from servegate.rollout.plan import Plan
+from servegate.stats.histogram import quantile
+
+
+def tick(plan: Plan, state: State, seen: Observation, now: float, reason: str) -> CanaryTick:
+    """The record of this tick, in the state that came out of it."""
+    moving = state.first_traffic is not None
+    return CanaryTick(
+        at=now,
+        phase=state.phase.value,
+        step=state.step if moving else None,
+        weights=state.weights,
+        stable=state.stable,
+        candidate=None if state.phase is Phase.PROMOTED else state.candidate,
+        slots={slot: _slot(state, slot, seen.slots.get(slot)) for slot in sorted((state.stable, state.candidate))},
+        evidence=_evidence(plan, state) if moving else (),
+        reason=reason,
+    )
+
+
+def _evidence(plan: Plan, state: State) -> tuple[Evidence, ...]:
+    lines = []
+    for check in plan.checks:
+        gathered = state.checks.get(check.name) or CheckState()
+        wanted = evidence.wants_promotion(check)
+        lines.append(
+            Evidence(
+                check=check.name,
+                log_e=evidence.log_e(plan, check, gathered),
+                log_limit=plan.log_limit(check),
+                promote_log_e=evidence.promote_log_e(check, gathered),
+                promote_log_limit=plan.promote_log_limit if wanted else None,
+            )
+        )
+    return tuple(lines)
+
+
+def _slot(state: State, slot: str, delta: SlotDelta | None) -> SlotTick:
+    ready = state.ready.get(slot)
+    is_ready = None if ready is None else ready > 0
+    if delta is None:
+        return SlotTick(ready=is_ready)
+    ttft = delta.histograms.get("ttft")
+    requests, failures, rejected = delta.requests, delta.failures, delta.rejected
+    return SlotTick(
+        requests=None if requests is None else round(requests),
+        failures=None if failures is None else round(failures + (rejected or 0.0)),
+        ttft_p50=quantile(ttft.edges, ttft.counts, 0.5) if ttft else None,
+        ttft_p95=quantile(ttft.edges, ttft.counts, 0.95) if ttft else None,
+        running=delta.gauges.get("running"),
+        waiting=delta.gauges.get("waiting"),
+        kv_cache_usage=delta.gauges.get("kv_cache_usage"),
+        ready=is_ready,
+    )

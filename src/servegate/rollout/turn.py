@@ -1,0 +1,111 @@
+"""One turn of `decide`: the state on its way from one tick to the next, and the moves that change its phase."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from servegate.rollout import evidence, reasons
+from servegate.rollout.model import Action, CheckState, Held, HeldCause, Notify, Observation, Phase, State
+from servegate.rollout.plan import ErrorsSlo, Plan, TtftSlo
+
+
+class Turn:
+    """Gathers what changes within one call of `decide`; nothing of it outlives the call."""
+
+    def __init__(self, plan: Plan, state: State, seen: Observation, now: float) -> None:
+        self.plan, self.state, self.seen, self.now = plan, state, seen, now
+        self.previous = state.updated
+        self.effects: list[Action] = []
+        self.settled: list[Action] = []
+        self.notices: list[Action] = []
+        self.reason = ""
+
+    def change(self, **update: object) -> None:
+        """Replace fields of the state."""
+        self.state = self.state.model_copy(update=update)
+
+    def notify(self, level: Literal["info", "warning", "critical"], message: str) -> None:
+        """Tell people."""
+        self.notices.append(Notify(level=level, message=message))
+
+    def wait_for(self, what: str) -> None:
+        """Nothing moves; say what is waited for."""
+        if self.state.waiting != what:
+            self.change(waiting=what)
+
+    def enter(self, phase: Phase, reason: str, **update: object) -> None:
+        """Go to another phase."""
+        self.change(phase=phase, phase_since=self.now, reason=reason, waiting="", **update)
+        self.reason = reason
+
+    def enter_step(self, index: int, reason: str) -> None:
+        """Give the candidate the weight of a step. Open intervals of evidence end: they belong to other weights."""
+        weight = self.plan.steps[index].weight
+        last_with_control = len(self.plan.steps) - 2
+        self.enter(
+            Phase.BAKING if 0 <= last_with_control <= index else Phase.STEP,
+            f"{weight:g} % of the traffic to {reasons.name(self.state, self.state.candidate)}: {reason}",
+            step=index,
+            step_since=self.now,
+            step_effective=None,
+            step_requests=0.0,
+            held=None,
+            refused_since=None,
+            weights={self.state.stable: 100.0 - weight, self.state.candidate: weight},
+            checks=self._dropped(),
+        )
+        self.notify("info", self.reason)
+
+    def hold(self, held: HeldCause, cause: str, reason: str) -> None:
+        """Stand still, judging on."""
+        self.enter(
+            Phase.HELD,
+            reason,
+            held=Held(cause=held, since=self.now, back_to=self.state.phase),
+            cause=cause,
+        )
+        level: Literal["warning", "critical"] = "critical" if held in ("stable", "slo", "data") else "warning"
+        if held != "person":
+            self.notify(level, f"held: {reason}")
+
+    def resume(self, reason: str) -> None:
+        """Go on where the rollout was held; the step's time and the preparation's limit start anew."""
+        held = self.state.held
+        assert held is not None
+        checks = self.state.checks
+        if held.cause == "slo":
+            # Somebody has looked and decided to go on: the objective is judged by what happens from here.
+            slos = {check.name for check in self.plan.checks if isinstance(check, ErrorsSlo | TtftSlo)}
+            checks = {
+                name: gathered if name not in slos else CheckState(promote_reached=gathered.promote_reached)
+                for name, gathered in checks.items()
+            }
+        self.enter(held.back_to, reason, held=None, cause="", checks=checks)
+        if held.back_to in (Phase.STEP, Phase.BAKING):
+            effective = self.now if self.state.refused_since is None else None
+            self.change(step_since=self.now, step_effective=effective)
+        self.notify("info", reason)
+
+    def roll_back(self, cause: str, reason: str) -> None:
+        """Take the traffic back. The weights follow as soon as stable can take them."""
+        self.enter(Phase.ROLLING_BACK, reason, held=None, cause=cause, expedited=False, checks=self._dropped())
+        self.notify("critical" if self.state.first_traffic is not None else "warning", f"rolling back: {reason}")
+
+    def promote(self) -> None:
+        """Swap the roles: nothing is deployed anew, and the old slot stays warm."""
+        state = self.state
+        reason = (
+            f"{reasons.name(state, state.candidate)} is promoted: {reasons.totals(state, state.candidate)}; "
+            f"{reasons.name(state, state.stable)} stays warm"
+        )
+        self.finish(Phase.PROMOTED, reason, stable=state.candidate, candidate=state.stable)
+
+    def finish(self, phase: Phase, reason: str, **update: object) -> None:
+        """The end."""
+        self.enter(phase, reason, finished=self.now, **update)
+        if phase is Phase.ROLLED_BACK:
+            self.reason = f"rolled back: {reason}"
+        self.notify("info", self.reason)
+
+    def _dropped(self) -> dict[str, CheckState]:
+        return {name: evidence.drop(gathered) for name, gathered in self.state.checks.items()}

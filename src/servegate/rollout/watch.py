@@ -1,0 +1,171 @@
+"""What sends a candidate back, or makes the rollout stand still: watchdogs and checks that fired."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from servegate.rollout import bets, evidence, reasons
+from servegate.rollout.model import CheckState, HeldCause, Observation, Phase, State
+from servegate.rollout.plan import ErrorsSlo, Plan, TtftSlo
+
+EXPECTED_AT_LEAST = 12.0
+"""Requests a silent slot should have completed before silence means anything: by chance e^-12 then."""
+ACTIVE_AT_LEAST = 4.0
+"""Requests under way in a silent slot that has no control to compare with."""
+
+
+@dataclass(frozen=True)
+class Danger:
+    """Something is wrong.
+
+    Args:
+        hold: stand still for this cause; None means roll back.
+        cause: name of the check or watchdog.
+    """
+
+    hold: HeldCause | None
+    cause: str
+    reason: str
+
+
+def find(plan: Plan, state: State, seen: Observation, now: float) -> Danger | None:
+    """The gravest danger: what rolls back comes before what holds."""
+    if state.phase not in (Phase.PREPARING, Phase.STEP, Phase.BAKING, Phase.HELD):
+        return None
+    dangers = [danger for danger in (_candidate(plan, state, seen, now), *_checks(plan, state)) if danger]
+    dangers += [danger for danger in (_stable(plan, state, now), _route(plan, state, seen, now)) if danger]
+    return next((danger for danger in dangers if danger.hold is None), dangers[0] if dangers else None)
+
+
+def suspicion(plan: Plan, state: State) -> str | None:
+    """Why the candidate should not get more traffic just now."""
+    for check in plan.checks:
+        gathered = state.checks.get(check.name)
+        if gathered and evidence.log_e(plan, check, gathered) >= plan.log_limit(check) * bets.SUSPICION:
+            return f"check {check.name} to clear up ({reasons.e_value(plan, check, gathered)})"
+    if state.unready_since.get(state.candidate) is not None:
+        return f"{state.candidate} to be ready again"
+    if state.weights[state.stable] > 0 and state.unready_since.get(state.stable) is not None:
+        return f"{state.stable} to be ready again"
+    if state.unread_since.get(state.candidate) is not None:
+        return f"data of {state.candidate}"
+    return None
+
+
+def cleared(state: State, cause: str) -> bool:
+    """What made the rollout stand still is gone."""
+    if cause == "route":
+        return state.refused_since is None
+    if cause == "stable":
+        return state.stable not in state.unready_since
+    if cause == "data":
+        return not state.unread_since
+    return False
+
+
+def _candidate(plan: Plan, state: State, seen: Observation, now: float) -> Danger | None:
+    slot, dogs = state.candidate, plan.watchdogs
+    status = seen.status.get(slot)
+    if status is not None and status.failed and status.release == state.slots[slot].release:
+        return Danger(None, "failed", f"{reasons.name(state, slot)} has failed: {status.failed}")
+    if not state.phase.weighted or state.weights[slot] <= 0:
+        return None
+    unready = state.unready_since.get(slot)
+    if unready is not None and now - unready >= dogs.unready:
+        return Danger(
+            None,
+            "unready",
+            f"{reasons.name(state, slot)} has had no ready replica for {reasons.seconds(now - unready)}",
+        )
+    unread = state.unread_since.get(slot)
+    if unread is not None and now - unread >= dogs.no_data:
+        why = _why_unread(seen, slot)
+        if state.unread_since.get(state.stable) is not None:
+            return Danger("data", "no-data", f"nothing could be read of either slot for {dogs.no_data:g} s{why}")
+        return Danger(
+            None,
+            "no-data",
+            f"{reasons.name(state, slot)} carries {state.weights[slot]:g} % of the traffic and nothing could be read "
+            f"of it for {reasons.seconds(now - unread)}{why}",
+        )
+    return _silent(plan, state, seen, now)
+
+
+def _silent(plan: Plan, state: State, seen: Observation, now: float) -> Danger | None:
+    slot, since = state.candidate, state.silent_since
+    if since is None or now - since < plan.watchdogs.no_data:
+        return None
+    silence = f"{reasons.name(state, slot)} has completed no request for {reasons.seconds(now - since)}"
+    if state.silent_expected >= EXPECTED_AT_LEAST:
+        return Danger(
+            None, "silent", f"{silence}, where about {state.silent_expected:.0f} were due by the pace of {state.stable}"
+        )
+    delta = seen.slots.get(slot)
+    active = delta.gauges.get("gateway_active", delta.gauges.get("running", 0.0)) if delta else 0.0
+    if state.weights[state.stable] <= 0 and active >= ACTIVE_AT_LEAST:
+        return Danger(None, "silent", f"{silence}, with {active:.0f} under way")
+    return None
+
+
+def _checks(plan: Plan, state: State) -> list[Danger]:
+    if not state.phase.weighted:
+        return []
+    found = []
+    for check in plan.checks:
+        gathered = state.checks.get(check.name)
+        if gathered is None or evidence.log_e(plan, check, gathered) < plan.log_limit(check):
+            continue
+        if isinstance(check, ErrorsSlo | TtftSlo):
+            if _stable_breaches(plan, check, gathered, state):
+                found.append(Danger("slo", check.name, reasons.both_breach(check, state)))
+                continue
+            recent = evidence.recent_fraction(gathered, state.candidate)
+            frozen = state.held is not None and state.held.cause == "slo"
+            if frozen and recent is not None and recent <= check.at_most:
+                continue  # both breached, and both have recovered: a person decides
+        found.append(Danger(None, check.name, reasons.against(plan, check, state)))
+    return found
+
+
+def _stable_breaches(plan: Plan, check: ErrorsSlo | TtftSlo, gathered: CheckState, state: State) -> bool:
+    if evidence.stable_log_e(plan, check, gathered) >= plan.log_limit(check) * bets.SUSPICION:
+        return True
+    recent = evidence.recent_fraction(gathered, state.stable)
+    # One bad request of a slot that has little traffic is no breach.
+    return recent is not None and recent > check.at_most and gathered.bad.get(state.stable, 0.0) >= 2
+
+
+def _stable(plan: Plan, state: State, now: float) -> Danger | None:
+    slot, dogs = state.stable, plan.watchdogs
+    if not state.phase.weighted or state.weights[slot] <= 0:
+        return None
+    unready = state.unready_since.get(slot)
+    if unready is not None and now - unready >= dogs.unready:
+        return Danger(
+            "stable",
+            "stable-unready",
+            f"{reasons.name(state, slot)}, which carries {state.weights[slot]:g} % of the traffic, has had no ready "
+            f"replica for {reasons.seconds(now - unready)}: weights stay as they are",
+        )
+    unread = state.unread_since.get(slot)
+    if unread is not None and now - unread >= dogs.no_data:
+        return Danger(
+            "data",
+            "stable-no-data",
+            f"nothing could be read of {reasons.name(state, slot)} for {reasons.seconds(now - unread)}: there is no "
+            f"control to compare with",
+        )
+    return None
+
+
+def _route(plan: Plan, state: State, seen: Observation, now: float) -> Danger | None:
+    since = state.refused_since
+    if not state.phase.weighted or since is None or now - since < plan.watchdogs.route:
+        return None
+    said = f": {seen.route.message}" if seen.route and seen.route.message else ""
+    what = "cannot be asked for" if seen.route is None else "does not serve"
+    return Danger("route", "route", f"the router {what} the wanted weights for {reasons.seconds(now - since)}{said}")
+
+
+def _why_unread(seen: Observation, slot: str) -> str:
+    delta = seen.slots.get(slot)
+    return f": {next(iter(delta.missing.values()))}" if delta and delta.missing else ""
