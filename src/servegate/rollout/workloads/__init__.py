@@ -1,0 +1,1 @@
+"""Workloads: each puts releases into slots in one place."""

@@ -1,0 +1,131 @@
+"""The contract of a Workload, run against every implementation."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from servegate.endpoint import request
+from servegate.errors import ConfigError
+from servegate.process import free_ports
+from servegate.release import Engine, Model, Release
+from servegate.rollout.ports import SlotStatus, Workload
+from servegate.rollout.workloads.processes import Launch, ProcessWorkload
+
+ENGINE = Path(__file__).parent / "engine.py"
+
+
+def release(name: str, served: str = "m", *arguments: str) -> Release:
+    return Release(
+        name=name,
+        model=Model(uri="file:///m", served_name=served),
+        engine=Engine(name="simulator", version="1"),
+        args=arguments,
+    )
+
+
+def processes(folder: Path) -> tuple[Workload, Callable[[], None]]:
+    ports = free_ports(4)
+
+    def launcher(slot: str, wanted: Release, port: int) -> Launch:
+        return Launch([sys.executable, str(ENGINE), str(port), wanted.model.served_name, *wanted.args])
+
+    workload = ProcessWorkload(launcher, {"blue": ports[:2], "green": ports[2:]}, folder / "logs", drain=0.0, grace=5.0)
+    return workload, workload.close
+
+
+IMPLEMENTATIONS = {"processes": processes}
+
+
+@pytest.fixture(params=sorted(IMPLEMENTATIONS))
+def workload(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Workload]:
+    made, close = IMPLEMENTATIONS[request.param](tmp_path)
+    yield made
+    close()
+
+
+def until(workload: Workload, slot: str, wanted: Callable[[SlotStatus], bool]) -> SlotStatus:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        status = workload.status(slot)
+        if wanted(status):
+            return status
+        time.sleep(0.02)
+    raise AssertionError(f"{slot} stays {status}")
+
+
+def test_an_empty_slot(workload: Workload) -> None:
+    status = workload.status("blue")
+    assert (status.release, status.replicas, status.ready, status.failed) == (None, 0, 0, None)
+
+
+def test_a_slot_gets_ready_and_is_reached_past_the_router(workload: Workload) -> None:
+    one = release("v1")
+    workload.ensure("blue", one, 2)
+    status = until(workload, "blue", lambda status: status.ready == 2)
+    assert (status.release, status.replicas, status.failed) == (one.identity(), 2, None)
+    assert request("GET", workload.address("blue") + "/health")[0] == 200
+    assert workload.status("green").release is None
+
+
+def test_ensuring_the_same_again_changes_nothing(workload: Workload) -> None:
+    workload.ensure("blue", release("v1"), 1)
+    until(workload, "blue", lambda status: status.ready == 1)
+    before = request("GET", workload.address("blue") + "/pid")
+    for _ in range(3):
+        workload.ensure("blue", release("v1"), 1)
+        assert workload.status("blue").ready == 1
+    assert request("GET", workload.address("blue") + "/pid") == before
+
+
+def test_another_release_replaces_the_old_one(workload: Workload) -> None:
+    workload.ensure("blue", release("v1", "old"), 1)
+    until(workload, "blue", lambda status: status.ready == 1)
+    before = request("GET", workload.address("blue") + "/pid")
+    workload.ensure("blue", release("v2", "new"), 1)
+    assert workload.status("blue").release == release("v2", "new").identity()
+    until(workload, "blue", lambda status: status.ready == 1)
+    assert request("GET", workload.address("blue") + "/pid") != before
+    assert b'"new"' in request("GET", workload.address("blue") + "/v1/models")[1]
+
+
+def test_scaling_up_down_and_to_nothing(workload: Workload) -> None:
+    workload.ensure("blue", release("v1"), 1)
+    until(workload, "blue", lambda status: status.ready == 1)
+    before = request("GET", workload.address("blue") + "/pid")
+    workload.scale("blue", 2)
+    until(workload, "blue", lambda status: status.ready == 2)
+    workload.scale("blue", 1)
+    assert until(workload, "blue", lambda status: status.ready == 1).replicas == 1
+    assert request("GET", workload.address("blue") + "/pid") == before
+    workload.scale("blue", 0)
+    workload.scale("blue", 0)
+    status = until(workload, "blue", lambda status: "empty" in status.message)
+    assert (status.release, status.replicas, status.ready) == (None, 0, 0)
+
+
+def test_an_engine_that_cannot_run_is_reported_with_its_last_words(workload: Workload) -> None:
+    broken = release("v2", "m", "--exit", "3")
+    workload.ensure("green", broken, 1)
+    status = until(workload, "green", lambda status: status.failed is not None)
+    assert status.ready == 0
+    assert status.failed is not None
+    assert "ended with status 3" in status.failed
+    assert "CUDA out of memory" in status.failed
+    assert "log:" in status.failed
+    # It stays so, also when it is wanted again; another release may try.
+    workload.ensure("green", broken, 1)
+    assert workload.status("green").failed == status.failed
+    workload.ensure("green", release("v3"), 1)
+    assert until(workload, "green", lambda status: status.ready == 1).failed is None
+
+
+def test_what_cannot_be_is_refused(workload: Workload) -> None:
+    with pytest.raises(ConfigError, match="no slot 'red'"):
+        workload.status("red")
+    with pytest.raises(ConfigError, match="3 replicas"):
+        workload.ensure("blue", release("v1"), 3)
