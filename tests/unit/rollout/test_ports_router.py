@@ -1,0 +1,169 @@
+"""The contract of a Router, run against every implementation."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from servegate.errors import InfrastructureError
+from servegate.rollout.ports import FencedError, Router
+from servegate.rollout.routers.envoy_file import EnvoyFileRouter
+
+
+@dataclass
+class Plane:
+    """A data plane and what a test needs of it."""
+
+    open: Callable[[], Router]
+    follow: Callable[[bool], None]
+    written: Callable[[], object]
+    stop: Callable[[], None]
+
+
+class _Admin(http.server.BaseHTTPRequestHandler):
+    """What Envoy's admin interface says of a route file it has taken over."""
+
+    file: Path
+    active: dict[str, object] | None = None
+    follows = True
+
+    def do_GET(self) -> None:
+        kind = type(self)
+        if kind.follows and self.file.exists():
+            document = json.loads(self.file.read_text())
+            kind.active = {"version_info": document["version_info"], "route_config": document["resources"][0]}
+        body = json.dumps({"configs": [kind.active] if kind.active else []}).encode()
+        self.send_response(200)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+        pass
+
+
+def envoy_file(folder: Path) -> Plane:
+    path = folder / "routes" / "routes.json"
+
+    class Admin(_Admin):
+        file = path
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Admin)
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+
+    def stop() -> None:
+        server.shutdown()
+        server.server_close()
+
+    return Plane(
+        open=lambda: EnvoyFileRouter(path, f"http://127.0.0.1:{server.server_address[1]}", ("blue", "green")),
+        follow=lambda follows: setattr(Admin, "follows", follows),
+        written=lambda: (path.read_bytes(), path.stat().st_ino),
+        stop=stop,
+    )
+
+
+IMPLEMENTATIONS = {"envoy-file": envoy_file}
+
+
+@pytest.fixture(params=sorted(IMPLEMENTATIONS))
+def plane(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Plane]:
+    made = IMPLEMENTATIONS[request.param](tmp_path)
+    yield made
+    made.stop()
+
+
+def test_weights_are_read_as_written_by_anybody(plane: Plane) -> None:
+    router = plane.open()
+    with pytest.raises(InfrastructureError):
+        router.read()
+    router.write({"blue": 99.0, "green": 1.0}, epoch=1)
+    assert router.read() == {"blue": 99.0, "green": 1.0} == plane.open().read()
+    router.write({"blue": 0.0, "green": 100.0}, epoch=1)
+    assert plane.open().read() == {"blue": 0.0, "green": 100.0}
+
+
+def test_a_slot_that_is_not_named_gets_nothing(plane: Plane) -> None:
+    router = plane.open()
+    router.write({"green": 100.0}, epoch=1)
+    assert router.read() == {"blue": 0.0, "green": 100.0}
+
+
+def test_writing_the_same_again_changes_nothing(plane: Plane) -> None:
+    router = plane.open()
+    router.write({"blue": 90.0, "green": 10.0}, epoch=4)
+    before = plane.written()
+    router.write({"blue": 90.0, "green": 10.0}, epoch=4)
+    plane.open().write({"green": 10.0, "blue": 90.0}, epoch=4)
+    assert plane.written() == before
+
+
+def test_an_older_epoch_can_do_nothing_and_a_newer_one_takes_over(plane: Plane) -> None:
+    old, new = plane.open(), plane.open()
+    old.write({"blue": 90.0, "green": 10.0}, epoch=1)
+    new.write({"blue": 100.0, "green": 0.0}, epoch=2)
+    before = plane.written()
+    with pytest.raises(FencedError, match="epoch 1"):
+        old.write({"blue": 0.0, "green": 100.0}, epoch=1)
+    assert plane.written() == before
+    new.write({"blue": 50.0, "green": 50.0}, epoch=2)
+    assert old.read() == {"blue": 50.0, "green": 50.0}
+
+
+def test_the_same_weights_under_a_newer_epoch_fence_too(plane: Plane) -> None:
+    old, new = plane.open(), plane.open()
+    old.write({"blue": 100.0, "green": 0.0}, epoch=1)
+    new.write({"blue": 100.0, "green": 0.0}, epoch=2)
+    with pytest.raises(FencedError):
+        old.write({"blue": 0.0, "green": 100.0}, epoch=1)
+
+
+def test_verify_says_what_the_data_plane_really_does(plane: Plane) -> None:
+    router = plane.open()
+    assert not router.verify().accepted
+    router.write({"blue": 100.0, "green": 0.0}, epoch=1)
+    assert router.verify().accepted
+    assert router.verify().weights == {"blue": 100.0, "green": 0.0}
+    plane.follow(False)
+    router.write({"blue": 50.0, "green": 50.0}, epoch=1)
+    status = router.verify()
+    assert not status.accepted
+    assert status.weights == {"blue": 100.0, "green": 0.0}
+    assert status.message
+    plane.follow(True)
+    assert plane.open().verify().accepted
+
+
+def test_a_data_plane_that_does_not_answer_is_not_accepted_and_does_not_raise(plane: Plane) -> None:
+    router = plane.open()
+    router.write({"blue": 100.0, "green": 0.0}, epoch=1)
+    plane.stop()
+    status = router.verify()
+    assert (status.accepted, dict(status.weights)) == (False, {})
+    assert "refused" in status.message
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [
+        {"blue": 50.0, "green": 49.0},
+        {"blue": 110.0, "green": -10.0},
+        {"blue": float("nan"), "green": 100.0},
+        {"blue": 50.0, "red": 50.0},
+        {"blue": 99.99999, "green": 0.00001},
+        {},
+    ],
+)
+def test_weights_that_make_no_sense_are_refused_and_change_nothing(plane: Plane, weights: dict[str, float]) -> None:
+    router = plane.open()
+    router.write({"blue": 100.0, "green": 0.0}, epoch=1)
+    before = plane.written()
+    with pytest.raises(ValueError, match=r"weights|slot"):
+        router.write(weights, epoch=1)
+    assert plane.written() == before
