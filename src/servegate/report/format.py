@@ -190,3 +190,15 @@ def _scale(value: float, unit: str) -> tuple[float, str, Callable[[float], str]]
 def words(name: str) -> str:
     """A measure's name for people: `ttft` → `TTFT`, `error_rate` → `error rate`."""
     return re.sub(r"\b(ttft|itl|tpot|e2e|kv|slo)\b", lambda found: found.group().upper(), name.replace("_", " "))
+
+
+def measure_name(measure: Measure, statistic: bool = True) -> str:
+    """`TTFT p95 [tags=refund] (green)`; a rate, total or mean needs no saying. Cleaned."""
+    parts = [words(measure.name)]
+    if statistic and measure.statistic not in ("rate", "total", "mean"):
+        parts.append(measure.statistic)
+    if measure.slice:
+        parts.append(f"[{clean(measure.slice, 80)}]")
+    if measure.slot:
+        parts.append(f"({measure.slot})")
+    return " ".join(parts)

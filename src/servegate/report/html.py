@@ -21,6 +21,7 @@ from servegate.report.format import (
     count,
     date,
     duration,
+    measure_name,
     measured,
     percent,
     plural,
@@ -238,7 +239,7 @@ def _report_view(report: Report, records: Sequence[EvalRecord]) -> _ReportView:
         head=f"{date(report.started)}, {duration(report.finished - report.started)}, {report.tool}",
         scores=tuple(_score(m) for m in sorted(scores, key=lambda m: (m.slice, m.key))),
         quantiles=_quantile_table(tabled),
-        others=tuple((_name(m), measured(m), _n(m)) for m in others),
+        others=tuple((measure_name(m), measured(m), _n(m)) for m in others),
         left_out=len(report.measures) - len(measures),
         failed=tuple(record for record in records if record.score is not None and record.score < 1),
         unmeasured=tuple(record for record in records if record.score is None),
@@ -272,20 +273,9 @@ def _quantile_table(measures: Sequence[Measure]) -> tuple[tuple[str, ...], ...]:
     )
     rows: dict[str, dict[str, str]] = {}
     for m in measures:
-        rows.setdefault(_name(m, statistic=False), {"n": _n(m)})[m.statistic] = measured(m)
+        rows.setdefault(measure_name(m, statistic=False), {"n": _n(m)})[m.statistic] = measured(m)
     head = ("Measure", *statistics, "n")
     return (head, *((name, *(cells.get(s, "") for s in statistics), cells["n"]) for name, cells in rows.items()))
-
-
-def _name(measure: Measure, statistic: bool = True) -> str:
-    parts = [words(measure.name)]
-    if statistic and measure.statistic not in ("rate", "total", "mean"):
-        parts.append(measure.statistic)
-    if measure.slice:
-        parts.append(f"[{measure.slice}]")
-    if measure.slot:
-        parts.append(f"({measure.slot})")
-    return " ".join(parts)
 
 
 def _n(measure: Measure) -> str:

@@ -247,7 +247,7 @@ def _since_defect(story: ReleaseStory, known: Facts) -> str:
 
 
 def _label(tick: CanaryTick, candidate: str | None) -> str:
-    if tick.phase == "STEP" and candidate:
+    if tick.phase in ("STEP", "BAKING") and candidate:
         return f"{number(tick.weights.get(candidate, 0))} %"
     return tick.phase.replace("_", " ").lower()
 

@@ -19,12 +19,12 @@ from servegate.report.format import (
     count,
     date,
     duration,
+    measure_name,
     measured,
     plain_line,
     quantity,
     short_hash,
     with_interval,
-    words,
 )
 from servegate.report.model import Report
 from servegate.report.verdict import CheckResult, Outcome, Verdict
@@ -108,13 +108,15 @@ def print_verdict(verdict: Verdict, console: Console) -> None:
     for result in verdict.results:
         cells = check_cells(result, signs)
         table.add_row(
-            *(Text(encodable(cell, console), STYLES[result.effect] if i == 0 else "") for i, cell in enumerate(cells))
+            *(Text(encodable(cell, console), STYLES[result.outcome] if i == 0 else "") for i, cell in enumerate(cells))
         )
     console.print(table)
     for result in verdict.results:
         if result.outcome is not Outcome.PASS or result.effect is not Outcome.PASS:
-            line = f"{_mark(result.effect, signs)} {clean(result.check, 80)}: {clean(result.message)}"
-            console.print(Text(encodable(line, console), STYLES[result.effect]))
+            line = (
+                f"{_mark(result.outcome, signs)} {clean(result.check, 80)}{_counts_as(result)}: {clean(result.message)}"
+            )
+            console.print(Text(encodable(line, console), STYLES[result.outcome]))
     console.print(Text(encodable(foot, console), "dim"))
 
 
@@ -125,10 +127,7 @@ def print_report(report: Report, console: Console) -> None:
     head = (
         f"{report.kind} {clean(report.name, 80)} of {who}: {date(report.started)}, {length}, {clean(report.tool, 80)}"
     )
-    rows = [
-        (_measure_name(m.name, m.statistic, m.slice, m.slot), measured(m), f"{count(m.n)} of {count(m.attempted)}")
-        for m in report.measures
-    ]
+    rows = [(measure_name(m), measured(m), f"{count(m.n)} of {count(m.attempted)}") for m in report.measures]
     void = report.void
     findings = [f"{finding.severity}: {clean(finding.code)}: {clean(finding.message)}" for finding in report.findings]
     if void is not None:
@@ -149,7 +148,7 @@ def print_report(report: Report, console: Console) -> None:
 def check_cells(result: CheckResult, signs: Glyphs) -> tuple[str, ...]:
     """Outcome, check, value, threshold, n, detectable effect."""
     return (
-        f"{_mark(result.effect, signs)} {outcome_words(result)}",
+        f"{_mark(result.outcome, signs)} {result.outcome}",
         clean(result.check, 80),
         value_of(result),
         threshold_of(result, signs),
@@ -173,9 +172,7 @@ def threshold_of(result: CheckResult, signs: Glyphs = Glyphs()) -> str:
 
 def outcome_words(result: CheckResult) -> str:
     """The outcome, and what it counts as where that differs."""
-    if result.outcome is result.effect:
-        return str(result.outcome)
-    return f"{result.outcome} (counts as {result.effect})"
+    return f"{result.outcome}{_counts_as(result)}"
 
 
 def _plain_check(result: CheckResult) -> list[str]:
@@ -185,9 +182,8 @@ def _plain_check(result: CheckResult) -> list[str]:
     return [f"  {outcome_words(result):<12}  {check}: {numbers}", f"      {clean(result.message)}"]
 
 
-def _measure_name(name: str, statistic: str, slice_: str, slot: str | None) -> str:
-    of = f" [{clean(slice_, 60)}]" if slice_ else ""
-    return f"{words(name)} {statistic}{of}" + (f" @ {slot}" if slot else "")
+def _counts_as(result: CheckResult) -> str:
+    return "" if result.outcome is result.effect else f" (counts as {result.effect})"
 
 
 def _mark(outcome: Outcome, signs: Glyphs) -> str:

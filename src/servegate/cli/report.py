@@ -1,0 +1,133 @@
+"""`servegate report`: show a report, a verdict or a canary timeline."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from servegate.report.model import Report
+    from servegate.report.records import CanaryTick
+    from servegate.report.story import StoryOutcome
+    from servegate.report.verdict import Verdict
+
+FORMATS = ("terminal", "markdown", "json", "junit", "html")
+
+
+@click.group(help="Show a report, a verdict or a canary timeline.")
+def command() -> None:
+    """Group of the noun."""
+
+
+@command.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--format", "shape", type=click.Choice(FORMATS), default="terminal", show_default=True)
+@click.option("--output", type=click.Path(path_type=Path, dir_okay=False), help="Write to this file.")
+def show(file: Path, shape: str, output: Path | None) -> None:
+    """Show a report.json or verdict.json; which of the two it is, is seen from its content."""
+    from servegate.contract import write_atomic
+    from servegate.errors import ConfigError
+    from servegate.report.html import document
+    from servegate.report.junit import verdict_junit
+    from servegate.report.markdown import report_markdown, verdict_markdown
+    from servegate.report.verdict import Verdict
+
+    subject = _read(file)
+    if shape == "terminal":
+        text = _terminal(subject, output)
+    elif shape == "html":
+        text = document(subject)
+    elif shape == "json":
+        text = subject.model_dump_json(indent=1) + "\n"
+    elif isinstance(subject, Verdict):
+        text = verdict_junit(subject) if shape == "junit" else verdict_markdown(subject)
+    elif shape == "markdown":
+        text = report_markdown(subject)
+    else:
+        raise ConfigError(
+            f"{file}: is a report; only a verdict can be shown as JUnit XML, because a report judges nothing"
+        )
+    if output is not None:
+        write_atomic(output, text.encode())
+    else:
+        click.echo(text, nl=False)
+
+
+@command.command()
+@click.argument("timeline", type=click.Path(path_type=Path))
+@click.option("--records", type=click.Path(path_type=Path), help="RequestRecords of the traffic, JSON Lines.")
+@click.option("--output", type=click.Path(path_type=Path, dir_okay=False), required=True, help="The page to write.")
+def canary(timeline: Path, records: Path | None, output: Path) -> None:
+    """Make a page of a canary from its TIMELINE.jsonl."""
+    from servegate.contract import write_atomic
+    from servegate.errors import ConfigError
+    from servegate.report.html import page
+    from servegate.report.records import CanaryTick, RequestRecord, read_records
+    from servegate.report.story import ReleaseStory
+
+    ticks = list(read_records(timeline, CanaryTick))
+    if not ticks:
+        raise ConfigError(f"{timeline}: holds no tick")
+    ticks.sort(key=lambda tick: tick.at)
+    requests = list(read_records(records, RequestRecord)) if records is not None else []
+    outcome, reason = _ending(ticks)
+    story = ReleaseStory(name=timeline.stem, outcome=outcome, reason=reason, ticks=ticks, records=requests)
+    write_atomic(output, page(f"Canary {timeline.stem}", [story]).encode())
+    click.echo(f"{output}")
+
+
+def _read(file: Path) -> Report | Verdict:
+    """Whichever of the two contracts the file holds."""
+    import json
+
+    from servegate.errors import ConfigError
+    from servegate.report.model import Report
+    from servegate.report.verdict import Verdict
+
+    try:
+        data = json.loads(file.read_bytes())
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot be read: {error.strerror}") from error
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{file}:{error.lineno}:{error.colno}: not JSON: {error.msg}") from error
+    except (ValueError, RecursionError) as error:  # not UTF-8, a number too long, nested too deeply
+        raise ConfigError(f"{file}: not JSON: {type(error).__name__}") from error
+    keys = data.keys() if isinstance(data, dict) else ()
+    if "policy_sha256" in keys:
+        return Verdict.read(file)
+    if "kind" in keys and "subject" in keys:
+        return Report.read(file)
+    raise ConfigError(f"{file}: is neither a report (no `kind` and `subject`) nor a verdict (no `policy_sha256`)")
+
+
+def _terminal(subject: Report | Verdict, output: Path | None) -> str:
+    """Print to a terminal at once; else the plain lines."""
+    import io
+    import sys
+
+    from rich.console import Console
+
+    from servegate.report.terminal import print_report, print_verdict
+    from servegate.report.verdict import Verdict
+
+    buffer = io.StringIO()
+    console = Console(file=buffer) if output is not None else Console(file=sys.stdout)
+    if isinstance(subject, Verdict):
+        print_verdict(subject, console)
+    else:
+        print_report(subject, console)
+    return buffer.getvalue()
+
+
+def _ending(ticks: list[CanaryTick]) -> tuple[StoryOutcome, str]:
+    """How a timeline ended, and the sentence that says why."""
+    from servegate.report.story import BACKWARD, FORWARD
+
+    phase = ticks[-1].phase
+    for outcome, phases in (("rolled_back", BACKWARD), ("promoted", FORWARD), ("held", ("HELD",))):
+        if phase in phases:
+            reasons = [tick.reason for tick in ticks if tick.phase in phases and tick.reason]
+            return outcome, reasons[0] if reasons else ""  # type: ignore[return-value]
+    return "unfinished", ""
