@@ -1,0 +1,185 @@
+"""What a check can see: the chance that it passes an unchanged model, fails a worse one, and what it cannot tell.
+
+Computed before anything runs, because a gate that alarms on nothing is switched off, and a gate that cannot see the
+drop people fear is a green light painted on the wall.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import special
+
+from servegate.stats.intervals import check_level, wilson
+from servegate.stats.paired import p_values
+
+Floats = NDArray[np.float64]
+POWER = 0.8
+
+
+@dataclass(frozen=True)
+class Chance:
+    """Probabilities of the answers of a check; what is missing to 1 is INCONCLUSIVE."""
+
+    passes: float
+    fails: float
+
+
+def normal_mde(error: float, confidence: float, power: float = POWER) -> float:
+    """Effect beyond the limit that is found with `power`: (z_confidence + z_power) · standard error.
+
+    (Miller, arXiv 2411.00640, §5; Cohen, Statistical Power Analysis, 1988.)
+
+    Args:
+        error: standard error of the estimate, in its unit.
+        confidence: of the one-sided statement.
+    """
+    return float(special.ndtri(check_level(confidence)) + special.ndtri(check_level(power))) * error
+
+
+def pairs_mde(n: int, discordance: float, margin: float, confidence: float, power: float = POWER) -> float:
+    """Normal approximation of the loss beyond the margin that fails with `power`, for right-or-wrong pairs.
+
+    A true loss d makes pairs differ more: the variance is (discordance + d − d²)/n, so the effect stands on both sides
+    and is iterated.
+    """
+    effect = 0.0
+    for _ in range(50):
+        loss = min(1.0, margin + effect)
+        effect = normal_mde(math.sqrt((discordance + loss - loss * loss) / n), confidence, power)
+    return effect
+
+
+def pairs(n: int, discordance: float, margin: float, alpha: float, drop: float = 0.0) -> Chance:
+    """Exact chances for right-or-wrong pairs of independent items.
+
+    An unchanged model answers a share `discordance` of the items differently by chance, losses and wins alike; a worse
+    one loses `drop` on top. All numbers of losses and wins that together matter are enumerated (the trinomial
+    distribution) and decided by the rule the gate uses.
+
+    Args:
+        n: pairs.
+        discordance: share of items that differ between two runs of the same model.
+        margin: accepted loss.
+        alpha: one-sided level at which p decides.
+        drop: true loss.
+
+    Raises:
+        ValueError: n < 1, or shares that are no probabilities.
+    """
+    lose, win = discordance / 2 + drop, discordance / 2
+    if n < 1 or not (win >= 0 and lose >= 0 and lose + win <= 1):
+        raise ValueError(f"no such pairs: n {n}, discordance {discordance}, drop {drop}")
+    worse, better = _likely(n, lose)[:, None], _likely(n, win)[None, :]
+    same = n - worse - better
+    possible = same >= 0
+    rest = np.maximum(same, 0)
+    log_weight = (
+        math.lgamma(n + 1)
+        - special.gammaln(worse + 1)
+        - special.gammaln(better + 1)
+        - special.gammaln(rest + 1)
+        + special.xlogy(worse, lose)
+        + special.xlogy(better, win)
+        + special.xlogy(rest, 1 - lose - win)
+    )
+    weight = np.where(possible, np.exp(log_weight), 0.0)
+    p_pass, p_fail = p_values(worse + 0 * better, better + 0 * worse, n, margin)
+    return Chance(float(weight[p_pass <= alpha].sum()), float(weight[p_fail <= alpha].sum()))
+
+
+def differences(n_error: float, freedom: int, margin: float, alpha: float, drop: float = 0.0) -> Chance:
+    """Chances of a t test of differences: clusters, repeats, scores between 0 and 1.
+
+    (mean + margin)/error is noncentral t with noncentrality (margin − drop)/error.
+
+    Args:
+        n_error: standard error of the mean difference.
+        freedom: degrees of freedom: clusters − 1.
+
+    Raises:
+        ValueError: an error that is not positive, or no degrees of freedom.
+    """
+    if not n_error > 0 or freedom < 1:
+        raise ValueError("power needs a positive standard error and degrees of freedom")
+    limit = float(special.stdtrit(freedom, 1 - alpha))
+    shift = (margin - drop) / n_error
+    if abs(shift) > 30:  # beyond the reach of the series, and of doubt
+        return Chance(float(shift > 0), float(shift < 0))
+    below = float(special.nctdtr(freedom, shift, -limit))
+    return Chance(float(1 - special.nctdtr(freedom, shift, limit)), below)
+
+
+def proportion(n: int, true: float, limit: float, level: float, *, at_least: bool) -> Chance:
+    """Exact chances of an absolute check of a proportion that judges its Wilson interval.
+
+    Args:
+        n: items or requests.
+        true: the proportion as it is.
+        limit: what is asked.
+        level: of the two-sided interval.
+        at_least: whether the proportion must be at least (else at most) the limit.
+    """
+    counts = _likely(n, true).astype(int)
+    weight = np.exp(
+        math.lgamma(n + 1)
+        - special.gammaln(counts + 1)
+        - special.gammaln(n - counts + 1)
+        + special.xlogy(counts, true)
+        + special.xlogy(n - counts, 1 - true)
+    )
+    above = np.array([wilson(int(k), n, level).low >= limit for k in counts])
+    below = np.array([wilson(int(k), n, level).high <= limit for k in counts])
+    good, bad = (above, below) if at_least else (below, above)
+    return Chance(float(weight[good].sum()), float(weight[bad & ~good].sum()))
+
+
+def mde(chance: Callable[[float], Chance], margin: float, guess: float, power: float = POWER) -> float | None:
+    """Smallest loss beyond the margin that fails with `power`, to 0.01 points; None when no possible loss does.
+
+    Args:
+        chance: of a true loss.
+        margin: accepted loss; losses are searched beyond it.
+        guess: where to begin, such as `normal_mde`.
+    """
+
+    def found(extra: float) -> bool:
+        try:
+            return chance(margin + extra).fails >= power
+        except ValueError:
+            return False
+
+    high = max(guess, 1e-4)
+    while not found(high):
+        high *= 1.3
+        if margin + high > 1:
+            return None
+    low = 0.0
+    while high - low > 1e-4:
+        middle = (low + high) / 2
+        low, high = (low, middle) if found(middle) else (middle, high)
+    return high
+
+
+def smallest(good: Callable[[int], bool], start: int, most: int = 1_000_000) -> int | None:
+    """Smallest n from `start` with `good(n)`, to about 1 %; None beyond `most`. `good` must not turn bad again."""
+    high = max(1, start)
+    while not good(high):
+        high = math.ceil(high * 1.5)
+        if high > most:
+            return None
+    low = max(start - 1, high * 2 // 3 if high > start else start - 1)
+    while high - low > max(1, high // 100):
+        middle = (low + high) // 2
+        low, high = (low, middle) if good(middle) else (middle, high)
+    return high
+
+
+def _likely(n: int, p: float) -> Floats:
+    """Counts of Binomial(n, p) outside of which lies less than 1e-9."""
+    spread = 7 * math.sqrt(n * p * (1 - p)) + 12
+    return np.arange(max(0, math.floor(n * p - spread)), min(n, math.ceil(n * p + spread)) + 1, dtype=float)

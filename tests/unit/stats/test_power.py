@@ -1,0 +1,86 @@
+"""Power: published numbers, scipy, and the decisions it predicts by simulation."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from servegate.stats.intervals import wilson
+from servegate.stats.paired import p_values
+from servegate.stats.power import Chance, differences, mde, normal_mde, pairs, pairs_mde, proportion, smallest
+
+
+def test_the_formula_gives_the_textbook_factor() -> None:
+    """z(.95) + z(.8) = 2.486 (Cohen 1988, table 2.4.1)."""
+    assert normal_mde(1.0, 0.95) == pytest.approx(2.4865, abs=1e-4)
+
+
+@pytest.mark.parametrize(("n", "discordance", "margin", "drop"), [(60, 0.1, 0.05, 0.0), (200, 0.1, 0.02, 0.1)])
+def test_pairs_predict_what_the_rule_does(n: int, discordance: float, margin: float, drop: float) -> None:
+    rng = np.random.default_rng(1)
+    lose, win = discordance / 2 + drop, discordance / 2
+    lost, won, _ = rng.multinomial(n, [lose, win, 1 - lose - win], size=100_000).T
+    p_pass, p_fail = p_values(lost, won, n, margin)
+    found = pairs(n, discordance, margin, 0.05, drop)
+    assert found.passes == pytest.approx((p_pass <= 0.05).mean(), abs=0.005)
+    assert found.fails == pytest.approx((p_fail <= 0.05).mean(), abs=0.005)
+
+
+def test_all_numbers_together_are_certain() -> None:
+    for n, discordance, drop in ((1, 0.5, 0.0), (50, 0.0, 0.0), (50, 0.0, 0.3), (5000, 0.2, 0.05)):
+        found = pairs(n, discordance, 0.1, 0.9999, drop)
+        assert 0 <= found.passes <= 1 + 1e-6
+        assert 0 <= found.fails <= 1 + 1e-6
+    nothing_changes = pairs(500, 0.0, 0.05, 0.05)
+    assert nothing_changes.passes == pytest.approx(1.0)
+    assert nothing_changes.fails == 0.0
+
+
+def test_differences_agree_with_scipy() -> None:
+    found = differences(0.02, 29, 0.05, 0.05, drop=0.03)
+    assert found.passes == pytest.approx(stats.nct.sf(stats.t.ppf(0.95, 29), 29, 1.0))
+    assert found.fails == pytest.approx(stats.nct.cdf(-stats.t.ppf(0.95, 29), 29, 1.0))
+    assert differences(0.0001, 29, 0.05, 0.05).passes == 1.0
+
+
+def test_proportions_predict_what_the_interval_does() -> None:
+    found = proportion(120, 0.9, 0.8, 0.95, at_least=True)
+    counts = np.arange(121)
+    weight = stats.binom.pmf(counts, 120, 0.9)
+    assert found.passes == pytest.approx(
+        sum(w for k, w in zip(counts, weight, strict=True) if wilson(int(k), 120).low >= 0.8)
+    )
+    errors = proportion(381, 0.0, 0.01, 0.95, at_least=False)
+    assert errors.passes == pytest.approx(1.0)
+    assert errors.fails == 0.0
+
+
+@pytest.mark.parametrize("n", [100, 500])
+@pytest.mark.parametrize("discordance", [0.05, 0.2])
+def test_the_detectable_loss_is_detected_and_no_smaller_one(n: int, discordance: float) -> None:
+    def chance(drop: float) -> Chance:
+        return pairs(n, discordance, 0.02, 0.05, drop)
+
+    guess = pairs_mde(n, discordance, 0.02, 0.95)
+    found = mde(chance, 0.02, guess)
+    assert found is not None
+    assert chance(0.02 + found).fails >= 0.8 > chance(0.02 + found * 0.97).fails
+    assert guess == pytest.approx(found, rel=0.15)
+
+
+def test_no_loss_is_detectable_with_two_pairs() -> None:
+    assert mde(lambda drop: pairs(2, 0.1, 0.5, 0.05, drop), 0.5, 0.1) is None
+
+
+def test_the_smallest_n() -> None:
+    assert smallest(lambda n: n >= 700, 100) == pytest.approx(700, rel=0.015)
+    assert smallest(lambda n: True, 100) == 100
+    assert smallest(lambda n: False, 100, most=1000) is None
+
+
+def test_impossible_questions_are_refused() -> None:
+    with pytest.raises(ValueError, match="no such pairs"):
+        pairs(100, 0.9, 0.02, 0.05, drop=0.5)
+    with pytest.raises(ValueError, match="positive"):
+        differences(0.0, 10, 0.1, 0.05)
