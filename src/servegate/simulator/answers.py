@@ -80,13 +80,14 @@ def answer(wanted: Wanted, knowledge: Knowledge, *, seed: int = 0, mistaken: boo
         said, said_label, wrong_topic = fact, label, fact.topic
     right_names = [fact.topic, label] if classify else [fact.short, *fact.accept, fact.topic, label]
     if wanted.choice is not None or options:
-        choices = list(wanted.choice) if wanted.choice is not None else list(options.values())
-        right = _pick(choices, right_names)
+        # Choices that are letters of the options in the text stand for those options.
+        lettered = options and (wanted.choice is None or set(wanted.choice) <= options.keys())
+        choices = list(options if wanted.choice is None else wanted.choice)
+        right = _pick([options[choice] for choice in choices] if lettered else choices, right_names)
         index = draw.randrange(len(choices)) if right is None else right
         if mistaken and len(choices) > 1:
             index = (index + 1 + draw.randrange(len(choices) - 1)) % len(choices)
-        text = choices[index] if wanted.choice is not None else list(options)[index]
-        return Answer(text, fact.id, mistaken and len(choices) > 1)
+        return Answer(choices[index], fact.id, mistaken and len(choices) > 1)
     names = [said_label, wrong_topic] if classify else [said.short, *said.accept, said.answer, said_label, wrong_topic]
     if wanted.regex is not None:
         found = structured.matching(wanted.regex, names)
@@ -182,16 +183,21 @@ def _pick(choices: Sequence[str], names: Sequence[str]) -> int | None:
 
 
 def _asked_for(stem: str, data: Mapping[str, Any]) -> dict[str, Any]:
-    """The entries whose key the question names as such: quoted, in a list of keys, or with an underscore."""
+    """The entries whose key the question names as such: quoted, after the word JSON, or with an underscore."""
     folded = stem.casefold()
+    mention = _JSON.search(folded)
+    after = folded[mention.end() :] if mention else ""
     return {
         key: value
         for key, value in data.items()
         if re.search(rf"[\"'`“]{re.escape(key.casefold())}[\"'`”]", folded)
-        or ("_" in key and re.search(rf"(?<![\w]){re.escape(key.casefold())}(?![a-z0-9_])", folded))
-        or re.search(rf"\b(?:keys?|fields?)\b[^.\n]{0, 200}(?<![\w]){re.escape(key.casefold())}(?![a-z0-9_])", folded)
-        or re.search(rf"(?<![\w]){re.escape(key.casefold())}[^.\n]{{0,40}}(?:키|필드|항목)", folded)
+        or _word(key, after)
+        or ("_" in key and _word(key, folded))
     }
+
+
+def _word(key: str, text: str) -> bool:
+    return bool(re.search(rf"(?<!\w){re.escape(key.casefold())}(?![a-z0-9_])", text))
 
 
 def _plain(text: str) -> str:
