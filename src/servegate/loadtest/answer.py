@@ -5,6 +5,7 @@ Kept free of sockets and clocks so that every way an answer can go wrong is a un
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -110,6 +111,20 @@ class Answer:
     def _fail(self, kind: str, detail: str) -> bool:
         self.error, self.detail = kind, detail
         return False
+
+
+@dataclass
+class Outcome:
+    """What became of one request. Times are monotonic seconds (`time.perf_counter`)."""
+
+    sent: float
+    done: float
+    answer: Answer
+    status: int | None = None
+    slot: str | None = None
+    error: str | None = None
+    detail: str = ""
+    body_bytes: int = 0
 
 
 def _count(value: Any, otherwise: int | None) -> int | None:

@@ -16,27 +16,13 @@ import gevent.socket
 from geventhttpclient.connectionpool import ConnectionPool, SSLConnectionPool
 from geventhttpclient.response import HTTPParseError, HTTPResponse
 
-from servegate.loadtest.answer import Answer
+from servegate.loadtest.answer import Answer, Outcome
 
 SLOT_HEADER = "x-servegate-slot"
 PATH = "/v1/chat/completions"
 _BLOCK = 64 * 1024
 _MAX_HEAD = 64 * 1024
 _MAX_ERROR_BODY = 4 * 1024
-
-
-@dataclass
-class Outcome:
-    """What became of one request. Times are monotonic seconds (`time.perf_counter`)."""
-
-    sent: float
-    done: float
-    answer: Answer
-    status: int | None = None
-    slot: str | None = None
-    error: str | None = None
-    detail: str = ""
-    body_bytes: int = 0
 
 
 class UnfinishedError(Exception):

@@ -6,9 +6,8 @@ import re
 import time
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Protocol
 
-from servegate.loadtest.answer import Answer
+from servegate.loadtest.answer import Outcome
 from servegate.report.records import RequestRecord
 
 WARM_UP = "warm-up"
@@ -26,18 +25,7 @@ class Clock:
         return round(self._anchor + monotonic, 6)
 
 
-class OutcomeLike(Protocol):
-    """What a client says about one request; times are monotonic seconds."""
-
-    sent: float
-    done: float
-    answer: Answer
-    status: int | None
-    slot: str | None
-    error: str | None
-
-
-def to_record(number: int, scheduled: float, outcome: OutcomeLike, tags: Sequence[str], clock: Clock) -> RequestRecord:
+def to_record(number: int, scheduled: float, outcome: Outcome, tags: Sequence[str], clock: Clock) -> RequestRecord:
     """The record of one request.
 
     Args:

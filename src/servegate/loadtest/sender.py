@@ -18,8 +18,8 @@ import orjson
 from gevent.event import Event
 
 from servegate.errors import InfrastructureError
-from servegate.loadtest.answer import Answer
-from servegate.loadtest.client import ConnectionCount, Outcome, UnfinishedError
+from servegate.loadtest.answer import Answer, Outcome
+from servegate.loadtest.client import ConnectionCount, UnfinishedError
 from servegate.loadtest.profile import LoadedProfile
 from servegate.loadtest.record import WARM_UP, Clock, to_record
 from servegate.loadtest.schedule import Planned, schedule

@@ -33,7 +33,7 @@ class EventStream:
     """Incremental parser of one stream. What is unfinished when the stream ends is dropped, as the standard says."""
 
     def __init__(self) -> None:
-        self._rest = b""  # an unfinished line, or an unfinished byte-order mark
+        self._rest = bytearray()  # an unfinished line, or an unfinished byte-order mark
         self._started = False
         self._after_cr = False  # the last line ended in CR: an LF that follows belongs to it
         self._data: list[bytes] = []
@@ -65,10 +65,14 @@ class EventStream:
         return self._feed(chunk)
 
     def _feed(self, chunk: bytes) -> list[Event]:
-        buffer = self._rest + chunk
+        self._rest += chunk
+        if len(self._rest) + self._size > MAX_EVENT:
+            raise EventTooLargeError(f"an event of more than {MAX_EVENT} bytes")
+        if self._started and not self._after_cr and b"\n" not in chunk and b"\r" not in chunk:
+            return []
+        buffer = bytes(self._rest)
         if not self._started:
             if len(buffer) < len(_BOM) and _BOM.startswith(buffer):
-                self._rest = buffer
                 return []
             self._started = True
             buffer = buffer.removeprefix(_BOM)
@@ -83,9 +87,7 @@ class EventStream:
                 events.append(event)
             start = match.end()
         self._after_cr = buffer.endswith(b"\r")
-        self._rest = buffer[start:]
-        if len(self._rest) + self._size > MAX_EVENT:
-            raise EventTooLargeError(f"an event of more than {MAX_EVENT} bytes")
+        self._rest = bytearray(buffer[start:])
         return events
 
     def _line(self, line: bytes) -> Event | None:

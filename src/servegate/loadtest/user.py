@@ -24,7 +24,8 @@ from locust import User, events, task
 from locust.exception import StopUser
 
 from servegate.errors import ConfigError, InfrastructureError
-from servegate.loadtest.client import PATH, Outcome, StreamClient
+from servegate.loadtest.answer import Outcome
+from servegate.loadtest.client import PATH, StreamClient
 from servegate.loadtest.profile import load_profile
 from servegate.loadtest.sender import Sender
 
