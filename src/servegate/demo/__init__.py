@@ -1,0 +1,1 @@
+"""The whole pipeline on one machine: engines, data plane and traffic as local processes."""
