@@ -272,7 +272,7 @@ def _repeats(parsed: Any) -> int:
                 if inner or width[0] != width[1] or width[0] == 0 or _branches(body):
                     raise UnsupportedError("the regular expression repeats something of variable length")
                 inner = 1
-            total += inner
+            total += inner * min(int(high), 5) if high == low else inner
         elif name == "BRANCH":
             total += sum(_repeats(option) for option in argument[1])
         elif name == "SUBPATTERN":
