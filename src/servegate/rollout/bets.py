@@ -5,6 +5,8 @@ They change how soon a check speaks, never how often it is wrong: any stake in (
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from servegate.stats.eprocess import Bets
 
 STAKES = (0.1, 0.35, 0.65, 0.95)
@@ -26,16 +28,20 @@ LOAD_SLACK = 2.0
 SUSPICION = 0.5
 """Part of the limit's logarithm from which on a candidate gets no more traffic, and stable counts as breaching: under
 the null an e-value reaches the square root of its limit in at most one of that many runs."""
+FORGIVEN_AFTER = 4
+"""Intervals without more of it after which such suspicion no longer holds a step up; the evidence itself stays."""
 
 FADE = 0.8
 """Weight of the past per interval in the recent fraction of bad requests: a memory of about five intervals."""
 
 
+@lru_cache(maxsize=256)
 def bets_against(horizon: int) -> Bets:
     """Bets against a candidate, whose defect may begin at any of `horizon` intervals."""
     return Bets(stakes=STAKES, prior=PRIOR, at_once=AT_ONCE, horizon=horizon)
 
 
+@lru_cache(maxsize=1)
 def bets_for() -> Bets:
     """Bets for a candidate: what counts is the whole run, so nothing waits."""
     return Bets(stakes=STAKES, prior=PRIOR, at_once=1.0, horizon=1)

@@ -165,7 +165,7 @@ def _missing(turn: Turn) -> str | None:
     left = step.min_time - (turn.now - state.step_effective)
     if left > plan.tick / 2 and not (state.expedited and state.step < len(plan.steps) - 1):
         return f"{reasons.seconds(left)} more at {step.weight:g} %"
-    suspect = watch.suspicion(plan, state)
+    suspect = watch.suspicion(plan, state, turn.now)
     if suspect is not None:
         return suspect
     if state.expedited:

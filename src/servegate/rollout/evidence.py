@@ -63,7 +63,7 @@ def advance(plan: Plan, check: Check, state: CheckState, view: View) -> CheckSta
         return drop(state)
     if latency and view.cold:
         return drop(state)
-    added = _add(state, view, need_both=relative)
+    added = _add(state, view, need_both=relative, latency=latency)
     if added is None:
         return state
     if added.since is None or view.at - added.since < check.interval - plan.tick / 2:
@@ -77,6 +77,7 @@ def advance(plan: Plan, check: Check, state: CheckState, view: View) -> CheckSta
         update={
             "since": view.at,
             "open": {},
+            "grew": view.at if log_e(plan, check, judged) > log_e(plan, check, state) else state.grew,
             "promote_reached": judged.promote_reached
             or (promotion is not None and promotion >= plan.promote_log_limit),
         }
@@ -127,7 +128,7 @@ def _bet(how: eprocess.Bets, wealth: Wealth | None, ratios: Ratios) -> Wealth:
     return Wealth.model_construct(n=wealth.n + 1, log_wealth=eprocess.advance(how, wealth.n, wealth.log_wealth, ratios))
 
 
-def _add(state: CheckState, view: View, *, need_both: bool) -> CheckState | None:
+def _add(state: CheckState, view: View, *, need_both: bool, latency: bool) -> CheckState | None:
     """The open interval with this tick in it; None when a slot that is needed could not be read."""
     opened = dict(state.open)
     for slot in (view.candidate, view.stable):
@@ -136,19 +137,19 @@ def _add(state: CheckState, view: View, *, need_both: bool) -> CheckState | None
             if slot == view.candidate or need_both:
                 return None
             continue
-        opened[slot] = _plus(opened.get(slot) or SlotInterval(), delta, view.ready.get(slot, 0))
+        opened[slot] = _plus(opened.get(slot) or SlotInterval(), delta, view.ready.get(slot, 0), latency)
     since = view.previous if state.since is None else state.since
     return state.model_copy(update={"since": since, "open": opened})
 
 
-def _plus(sums: SlotInterval, delta: SlotDelta, ready: int) -> SlotInterval:
-    update: dict[str, object] = {
-        "requests": sums.requests + (delta.requests or 0.0),
-        "failures": sums.failures + (delta.failures or 0.0),
-        "rejected": sums.rejected + (delta.rejected or 0.0),
-    }
+def _plus(sums: SlotInterval, delta: SlotDelta, ready: int, latency: bool) -> SlotInterval:
+    update: dict[str, object] = {}
     ttft = delta.histograms.get("ttft")
-    if ttft is not None:
+    if not latency:
+        update["requests"] = sums.requests + (delta.requests or 0.0)
+        update["failures"] = sums.failures + (delta.failures or 0.0)
+        update["rejected"] = sums.rejected + (delta.rejected or 0.0)
+    elif ttft is not None:
         try:
             update["ttft"] = ttft if sums.ttft is None else add("ttft", sums.ttft, ttft)
         except BucketError:

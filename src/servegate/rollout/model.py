@@ -191,10 +191,10 @@ class Wealth(Contract):
 class SlotInterval(Contract):
     """What one slot did in a check's open interval of evidence."""
 
-    requests: Amount = 0.0
+    requests: Amount = Field(0.0, description="like failures and rejected: of checks on errors")
     failures: Amount = 0.0
     rejected: Amount = 0.0
-    ttft: Buckets | None = None
+    ttft: Buckets | None = Field(None, description="of checks on latency")
     load: Amount = Field(0.0, description="running and waiting requests per ready replica, summed over `ticks`")
     ticks: Count = Field(0, description="ticks whose load is known")
 
@@ -208,6 +208,7 @@ class CheckState(Contract):
     stable: Wealth | None = Field(None, description="the same evidence about the stable slot, for an SLO")
     promote: Wealth | None = Field(None, description="evidence that the candidate is not worse")
     promote_reached: bool = Field(False, description="the evidence for promotion has once reached its limit")
+    grew: Epoch | None = Field(None, description="when the evidence against the candidate last grew")
     intervals: Count = Field(0, description="intervals judged")
     skipped: Count = Field(0, description="intervals that could not be judged")
     skipped_because: str = ""

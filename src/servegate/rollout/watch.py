@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+
 from servegate.rollout import bets, evidence, reasons
 from servegate.rollout.model import CheckState, HeldCause, Observation, Phase, State
 from servegate.rollout.plan import ErrorsSlo, Plan, TtftSlo
@@ -36,11 +37,13 @@ def find(plan: Plan, state: State, seen: Observation, now: float) -> Danger | No
     return next((danger for danger in dangers if danger.hold is None), dangers[0] if dangers else None)
 
 
-def suspicion(plan: Plan, state: State) -> str | None:
+def suspicion(plan: Plan, state: State, now: float) -> str | None:
     """Why the candidate should not get more traffic just now."""
     for check in plan.checks:
         gathered = state.checks.get(check.name)
-        if gathered and evidence.log_e(plan, check, gathered) >= plan.log_limit(check) * bets.SUSPICION:
+        if gathered is None or gathered.grew is None or now - gathered.grew > bets.FORGIVEN_AFTER * check.interval:
+            continue
+        if evidence.log_e(plan, check, gathered) >= plan.log_limit(check) * bets.SUSPICION:
             return f"check {check.name} to clear up ({reasons.e_value(plan, check, gathered)})"
     if state.unready_since.get(state.candidate) is not None:
         return f"{state.candidate} to be ready again"
