@@ -145,13 +145,13 @@ class StreamClient:
         finally:
             self._in_use -= 1
             if sock is not None:
-                if outcome.error or message.should_close():
+                if message.should_close():
                     self._pool.release_socket(sock)
                 else:
                     self._pool.return_socket(sock)
 
     def _talk(self, sock: Any, message: _Message, body: bytes, outcome: Outcome) -> None:
-        answer, streaming = outcome.answer, False
+        answer, streaming, data = outcome.answer, False, b""
         try:
             sock.sendall(b"%bContent-Length: %d\r\n\r\n%b" % (self._head, len(body), body))
             head = 0
@@ -181,14 +181,18 @@ class StreamClient:
                 if not data and not message.message_complete:
                     raise HTTPParseError("the connection was closed")
         except (OSError, HTTPParseError) as error:
-            if outcome.status is None:
-                kind = "connect" if isinstance(error, OSError) else "protocol"
-                outcome.error, outcome.detail = kind, _reason(error)
+            head_complete = message.headers_complete and message.get_code() >= 200
+            if head_complete and not streaming and not self._accept(message, outcome):
                 return
-            if not answer.whole:
-                answer.feed(message.take(), time.perf_counter())
-                answer.error = answer.error or "truncated"
-                answer.detail = answer.detail or _reason(error)
+            if not head_complete:
+                outcome.error = "connect" if isinstance(error, OSError) else "protocol"
+                outcome.detail = _reason(error)
+                return
+            answer.feed(message.take(), time.perf_counter())
+            if not answer.whole and not answer.error:  # what follows a whole answer harms nobody
+                garbled = data and isinstance(error, HTTPParseError)
+                answer.error = "protocol" if garbled else "truncated"
+                answer.detail = _reason(error) if data else "the connection was closed in the middle of the answer"
         answer.close()
         outcome.error, outcome.detail = answer.error, answer.detail
 
