@@ -10,8 +10,9 @@ import contextlib
 import fcntl
 import os
 from collections.abc import Iterator, Sequence
+from io import FileIO
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import Literal
 
 from pydantic import ValidationError
 
@@ -42,7 +43,7 @@ class Journal:
         records: everything measured so far, also by the run that is resumed.
     """
 
-    def __init__(self, folder: Path, stream: BinaryIO, records: list[EvalRecord]) -> None:
+    def __init__(self, folder: Path, stream: FileIO, records: list[EvalRecord]) -> None:
         self.folder, self.records = folder, records
         self._stream = stream
 
@@ -54,11 +55,13 @@ class Journal:
     def append(self, record: EvalRecord) -> None:
         """Keep a record, in memory and on disk. Raises InfrastructureError when the disk refuses."""
         self.records.append(record)
+        line = to_line(record).encode()
         try:
-            self._stream.write(to_line(record).encode())
-            self._stream.flush()
+            written = self._stream.write(line)
         except OSError as error:
             raise InfrastructureError(f"{self.folder / RECORDS}: cannot be written: {error.strerror}") from error
+        if written != len(line):
+            raise InfrastructureError(f"{self.folder / RECORDS}: cannot be written: no space left")
 
     def finish(self, order: Sequence[Key]) -> str:
         """Put the records in the order of the dataset and return the digest of the file."""
@@ -99,7 +102,8 @@ def opened(folder: Path, state: RunState, resume: bool) -> Iterator[Journal]:
             # Rewritten whole: a torn last line is gone, and so is what will be asked again.
             write_records(folder / RECORDS, records)
             state.write(folder / RUN)
-            stream = (folder / RECORDS).open("ab")
+            # Without a buffer: what is appended is with the system, and a full disk is told once.
+            stream = (folder / RECORDS).open("ab", buffering=0)
         except OSError as error:
             raise InfrastructureError(f"{folder}: cannot be written: {error.strerror}") from error
         with stream:

@@ -139,8 +139,9 @@ def load_suite(path: Path) -> Suite:
         except ConfigError as error:
             problems.append(str(error))
         if len(problems) >= MOST_PROBLEMS:
-            problems.append(f"{dataset}: and perhaps more")
             break
+    if len(problems) >= MOST_PROBLEMS:
+        problems.append(f"{dataset}: and perhaps more")
     if problems:
         raise ConfigError("\n".join(problems))
     if not tasks:
