@@ -3,7 +3,8 @@
 It keeps the promises a cluster keeps. A slot's ports are fixed, as a Service's name is. A replica is ready when it says
 so and serves the model of its release; one missed probe does not make it unready. What leaves gets time to finish:
 first a pause in which the gateway stops sending (a pod's preStop), then SIGTERM and the engine's own drain, then the
-group is killed. A process that ended by itself is not started again: somebody is looking, and a loop would hide it.
+group is killed. A process that ended by itself stays ended until it is wanted anew, and one that has never been ready
+is not tried again at all: a loop would hide what is wrong with it.
 
 Nothing waits: `ensure` and `scale` say what is wanted, and every call of `status` takes the next step towards it.
 """
@@ -52,6 +53,7 @@ class _Replica:
     release: Release
     digest: str
     ready: bool = False
+    was_ready: bool = False
     missed: int = 0
     leaving_since: float | None = None
     terminated: bool = False
@@ -104,6 +106,8 @@ class ProcessWorkload:
     def ensure(self, slot: str, release: Release, replicas: int) -> None:
         """Make the slot run `release` with `replicas`; returns at once. The same again changes nothing.
 
+        A replica that was ready once and has ended is started again.
+
         Raises:
             ConfigError: no such slot, or it has fewer ports than replicas are wanted.
         """
@@ -111,7 +115,9 @@ class ProcessWorkload:
             item = self._slot(slot, replicas)
             if item.release is None or item.release.identity() != release.identity():
                 item.cannot_start = None
-                self._leave(item, 0)
+                self._leave(item, list(item.running))
+            ended = [replica for replica in item.running.values() if replica.child.returncode is not None]
+            self._leave(item, [replica.index for replica in ended if replica.was_ready])
             item.release, item.replicas = release, replicas
             self._advance(slot, item)
 
@@ -126,7 +132,7 @@ class ProcessWorkload:
             item.replicas = replicas
             if replicas == 0:
                 item.cannot_start = None
-            self._leave(item, replicas)
+            self._leave(item, [index for index in item.running if index >= replicas])
             self._advance(slot, item)
 
     def status(self, slot: str) -> SlotStatus:
@@ -191,8 +197,8 @@ class ProcessWorkload:
             raise ConfigError(f"slot {slot} has {len(item.ports)} ports; {replicas} replicas cannot run in it")
         return item
 
-    def _leave(self, item: _Slot, keep: int) -> None:
-        for index in [index for index in item.running if index >= keep]:
+    def _leave(self, item: _Slot, indices: Sequence[int]) -> None:
+        for index in indices:
             replica = item.running.pop(index)
             replica.leaving_since = self.clock()
             item.leaving.append(replica)
@@ -229,7 +235,7 @@ class ProcessWorkload:
 
     def _probe(self, replica: _Replica) -> None:
         if self._answers(replica):
-            replica.ready, replica.missed = True, 0
+            replica.ready, replica.was_ready, replica.missed = True, True, 0
         else:
             replica.missed += 1
             replica.ready = replica.ready and replica.missed < MISSED_PROBES
