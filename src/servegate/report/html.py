@@ -139,7 +139,9 @@ def document(subject: Report | Verdict) -> str:
         conditions = _verdict_conditions(subject)
     else:
         title = f"{subject.kind.capitalize()} report: {subject.name}"
-        conditions = _report_conditions(subject)
+        who = subject.subject
+        judged = [who.name, who.release, who.endpoint.url if who.endpoint else None]
+        conditions = {"subject": ", ".join(part for part in judged if part)} | _report_conditions(subject)
     shown = {"title": title, "verdict": verdict, "reports": reports, "conditions": conditions}
     return _environment().get_template("document.html.j2").render(**shown, tool=f"servegate {__version__}")
 

@@ -8,7 +8,9 @@ borrow each other's clip paths), and metadata that names foreign addresses is dr
 from __future__ import annotations
 
 import io
+import logging
 import re
+import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
@@ -51,6 +53,8 @@ _XLINK = "{http://www.w3.org/1999/xlink}"
 
 
 def draw_svg(draw: Callable[[Axes, bool], None], width: float, height: float, head: float, prefix: str) -> str:
+    # Building its font cache, once per machine, is not worth a warning among a person's lines.
+    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
     import matplotlib as mpl
     from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter, MaxNLocator
@@ -83,7 +87,10 @@ def draw_svg(draw: Callable[[Axes, bool], None], width: float, height: float, he
         axes.xaxis.set_major_locator(MaxNLocator(9 if wide else 5, steps=[1, 1.5, 2, 3, 6, 10], integer=True))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: clock(value)))
         stream = io.StringIO()
-        figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+        with warnings.catch_warnings():
+            # A glyph our font lacks is only measured wrongly: the browser draws the text.
+            warnings.filterwarnings("ignore", message="Glyph .* missing")
+            figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     return into_page(stream.getvalue(), prefix)
 
 

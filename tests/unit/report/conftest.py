@@ -325,12 +325,12 @@ def stories() -> list[ReleaseStory]:
     return make_stories()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def verdict() -> Callable[..., Verdict]:
     return make_verdict
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def reports() -> tuple[Report, ...]:
     return make_reports("v1.2.0")
 
