@@ -49,7 +49,7 @@ def gather(plan: Plan, state: State, seen: Observation, previous: float) -> Stat
             previous=previous,
             stable=state.stable,
             candidate=state.candidate,
-            control=state.weights[state.stable] > 0,
+            weight=state.weights[state.candidate],
             cold=state.warmup_left > 0,
             deltas=seen.slots,
             ready=state.ready,

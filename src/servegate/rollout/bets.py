@@ -47,13 +47,12 @@ def bets_for() -> Bets:
     return Bets(stakes=STAKES, prior=PRIOR, at_once=1.0, horizon=1)
 
 
-def failure_share_bound(requests: float, control: float, odds_ratio: float) -> float:
+def failure_share_bound(exposed: float, odds_ratio: float) -> float:
     """Largest mean share of failures that fall on the candidate under the null hypothesis.
 
-    Let the m failures of an interval be spread over `requests` of the candidate and `control` of stable. Where a
-    request's odds of failing are the same on both, the candidate's share has mean rho = requests / all, whatever m is;
-    with odds up to R times higher it is at most R rho / (1 - rho + R rho), which is exact for m = 1 (the mean of
-    Fisher's noncentral hypergeometric distribution lies closer to rho as m grows).
+    Let m failures be spread over the requests of an interval, of which the candidate had the fraction `exposed`. Where
+    a request's odds of failing are the same on both slots, the candidate's share of the m has mean `exposed`, whatever
+    m is; with odds up to R times higher it is at most R x / (1 - x + R x). That is exact for m = 1; for larger m the
+    mean of Fisher's noncentral hypergeometric distribution lies closer to `exposed`.
     """
-    weighted = odds_ratio * requests
-    return weighted / (weighted + control)
+    return odds_ratio * exposed / (1 - exposed + odds_ratio * exposed)

@@ -40,7 +40,7 @@ class View:
     Args:
         at: time of the observation.
         previous: time of the one before; the deltas cover the time in between.
-        control: stable carries traffic, so there is something to compare with.
+        weight: percent of the traffic that the candidate is given.
         cold: the candidate is still warming up; its latency does not count.
         deltas, ready: per slot.
     """
@@ -49,7 +49,7 @@ class View:
     previous: float
     stable: str
     candidate: str
-    control: bool
+    weight: float
     cold: bool
     deltas: Mapping[str, SlotDelta]
     ready: Mapping[str, int]
@@ -59,7 +59,7 @@ def advance(plan: Plan, check: Check, state: CheckState, view: View) -> CheckSta
     """Add a tick to the check's open interval, and bet when the interval is complete."""
     relative = isinstance(check, ErrorsVsStable | TtftVsStable)
     latency = isinstance(check, TtftVsStable | TtftSlo)
-    if relative and not view.control:
+    if relative and view.weight >= 100:
         return drop(state)
     if latency and view.cold:
         return drop(state)
@@ -190,7 +190,9 @@ def _errors_vs_stable(how: eprocess.Bets, check: ErrorsVsStable, state: CheckSta
     if failures <= 0:
         return state.model_copy(update=judged)
     share = bad / failures
-    bound = bets.failure_share_bound(candidate.requests, stable.requests, check.odds_ratio)
+    # Errors are answered at once and good answers late: after a step up, completed requests understate the traffic.
+    exposed = max(candidate.requests / (candidate.requests + stable.requests), view.weight / 100)
+    bound = bets.failure_share_bound(exposed, check.odds_ratio)
     return state.model_copy(
         update={
             **judged,

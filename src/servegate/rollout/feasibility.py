@@ -102,7 +102,7 @@ def _can_fire(plan: Plan, check: Check, time: float, traffic: float) -> bool:
         if not _compared(check, weight, against=True):
             continue
         if check.kind == "errors-vs-stable":
-            loudest = 1 / bets.failure_share_bound(weight, 1 - weight, check.odds_ratio)
+            loudest = 1 / bets.failure_share_bound(weight, check.odds_ratio)
             ratio = min(loudest, bets.RELATIVE_CAP)
         elif check.kind == "ttft-vs-stable":
             ratio = 1 / check.slower
