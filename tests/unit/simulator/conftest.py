@@ -21,12 +21,12 @@ class Simulator:
     control_port: int
 
     def request(
-        self, method: str, path: str, body: Any = None, port: int | None = None, **headers: str
+        self, method: str, path: str, body: Any = None, port: int | None = None, content_type: str = "application/json"
     ) -> tuple[int, bytes]:
         connection = http.client.HTTPConnection("127.0.0.1", port or self.port, timeout=20)
         try:
             data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
-            connection.request(method, path, data, {"Content-Type": "application/json", **headers})
+            connection.request(method, path, data, {"Content-Type": content_type})
             response = connection.getresponse()
             return response.status, response.read()
         finally:

@@ -11,7 +11,8 @@ def test_flags_of_the_real_server() -> None:
     options = read(
         ["--model", "org/m", "--served-model-name", "a", "b", "--max-model-len", "1000", "--max-num-seqs", "4",
          "--num-gpu-blocks-override", "100", "--block-size", "16", "--max-num-queued-reqs", "3",
-         "--shutdown-timeout", "5", "--no-enable-prefix-caching", "--chat-template", "t.jinja", "--decode-step-ms", "2.5",
+         "--shutdown-timeout", "5", "--no-enable-prefix-caching", "--chat-template", "t.jinja",
+         "--decode-step-ms", "2.5",
          "--fault", "errors:rate=0.1", "--fault", "hang:after=1m"], "p")  # fmt: skip
     assert options.served_names == ("a", "b")
     assert (options.engine.num_blocks, options.engine.max_num_seqs, options.engine.prefix_caching) == (100, 4, False)
