@@ -16,24 +16,31 @@ def command() -> None:
 @click.option(
     "--policy", required=True, type=click.Path(path_type=Path), help="Policy file, such as gates/release.yaml."
 )
+@click.option(
+    "--baseline",
+    "baselines",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="Report of the release to compare with; once per report.",
+)
 @click.option("--release", help="Release file or digest that is judged; default: the one the reports are of.")
 @click.option("--output", type=click.Path(path_type=Path), help="Write the verdict there.")
 @click.option("--json", "as_json", is_flag=True, help="Print the verdict as JSON.")
 @click.argument("reports", metavar="REPORT…", nargs=-1, required=True, type=click.Path(path_type=Path))
-def check(policy: Path, release: str | None, output: Path | None, as_json: bool, reports: tuple[Path, ...]) -> int:
+def check(
+    policy: Path,
+    baselines: tuple[Path, ...],
+    release: str | None,
+    output: Path | None,
+    as_json: bool,
+    reports: tuple[Path, ...],
+) -> int:
     """Judge REPORT files. Exit code: 0 pass, 1 fail, 3 no verdict."""
     import time
 
-    from servegate.gates.evaluate import evaluate
-    from servegate.gates.files import decider, load_policy, load_release, load_reports
+    from servegate.gates.files import decide
 
-    verdict = evaluate(
-        load_policy(policy),
-        load_reports(reports),
-        release=None if release is None else load_release(release),
-        now=time.time(),
-        decided_by=decider(),
-    )
+    verdict = decide(policy, reports, baselines, release, now=time.time())
     if output is not None:
         verdict.write(output)
     if as_json:

@@ -7,27 +7,49 @@ the policy says so by name.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 from servegate import __version__
 from servegate.errors import ConfigError
-from servegate.gates.policy import Check, Policy, Requirement
+from servegate.gates.checks import Check, Severity
+from servegate.gates.compare import Compared, compare
+from servegate.gates.pairs import Answers
+from servegate.gates.policy import Group, Policy, Requirement
 from servegate.gates.select import find_measure, find_report, label, same_subject
 from servegate.gates.units import misfit
 from servegate.release import Release
 from servegate.report.format import clean, duration, percent, plural, quantity, short_hash, with_interval, words
 from servegate.report.model import Finding, Measure, Report
 from servegate.report.verdict import CheckResult, Outcome, Verdict, worst
+from servegate.stats.multiple import benjamini_hochberg, holm
+from servegate.stats.power import normal_mde
 
 TOOL = f"servegate {__version__}"
 # Two machines' clocks may differ this much before a report counts as coming from the future.
 _CLOCK_SKEW = 60.0
 _WORSE = {"error": ("error",), "warning": ("error", "warning")}
+_NO_ANSWERS: Answers = MappingProxyType({})
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What a check found, before it becomes a line of the verdict."""
+
+    check: Check
+    outcome: Outcome
+    message: str
+    report: Report | None = None
+    measure: Measure | None = None
+    compared: Compared | None = None
 
 
 def evaluate(
     policy: Policy,
     reports: Sequence[Report],
+    baseline: Sequence[Report] = (),
     *,
+    answers: Answers = _NO_ANSWERS,
     release: Release | str | None = None,
     now: float,
     decided_by: str,
@@ -37,19 +59,24 @@ def evaluate(
     Args:
         policy: what must hold.
         reports: what was measured; the same report twice counts once.
+        baseline: the same of an earlier release, for checks against a baseline.
+        answers: records behind both, by digest of the sidecar; without them nothing is paired.
         release: the release that is judged, or its digest `sha256:…`; None: the one the reports are of.
         now: seconds since the Unix epoch.
         decided_by: who or what runs the gate.
 
     Raises:
         ConfigError: the question makes no sense: reports of different releases and none named, two reports where one
-            is meant, a unit or a direction that does not fit the measure.
+            is meant, a unit or a direction that does not fit the measure, a baseline that is the candidate itself.
     """
     reports = list({report.identity(): report for report in reports}.values())
     digest = release.identity() if isinstance(release, Release) else release
     digest = digest or same_subject(reports)
     results = [_require(requirement, reports, release, digest, now) for requirement in policy.require]
-    results += [_check(check, reports, digest) for check in policy.checks]
+    found = {check.id: _check(check, reports, digest, baseline, answers, now) for check in policy.checks}
+    for group in policy.groups:
+        found |= _corrected(group, found)
+    results += [_result(item) for item in found.values()]
     names = {report.subject.name for report in reports if report.subject.release == digest and report.subject.name}
     return Verdict(
         outcome=worst(result.effect for result in results),
@@ -107,35 +134,45 @@ def _unmet(
     return None
 
 
-def _check(check: Check, reports: Sequence[Report], digest: str | None) -> CheckResult:
-    found = find_report(check.report, reports)
-    if isinstance(found, str):
-        return _result(check, Outcome.VOID, found)
-    if found.subject.release != digest:
-        other = found.subject.release
+def _check(
+    check: Check,
+    reports: Sequence[Report],
+    digest: str | None,
+    baseline: Sequence[Report],
+    answers: Answers,
+    now: float,
+) -> _Found:
+    report = find_report(check.report, reports)
+    if isinstance(report, str):
+        return _Found(check, Outcome.VOID, report)
+    if report.subject.release != digest:
+        other = report.subject.release
         of = "names no release" if other is None else f"is of release {short_hash(other)}, not of {short_hash(digest)}"
-        return _result(check, Outcome.VOID, f"{label(found)} {of}", found)
-    void = found.void
+        return _Found(check, Outcome.VOID, f"{label(report)} {of}", report)
+    void = report.void
     if void is not None:
-        return _result(check, Outcome.VOID, f"{label(found)} is void: {void.code}: {clean(void.message, 300)}", found)
+        return _Found(check, Outcome.VOID, f"{label(report)} is void: {void.code}: {clean(void.message, 300)}", report)
     if check.no_findings is not None:
-        return _findings(check, found, check.no_findings)
-    measure = find_measure(check.target, found)
+        return _findings(check, report, check.no_findings)
+    measure = find_measure(check.target, report)
     if isinstance(measure, str):
-        return _result(check, Outcome.VOID, measure, found)
-    return _absolute(check, found, measure)
+        return _Found(check, Outcome.VOID, measure, report)
+    if check.baseline is not None:
+        found = compare(check, check.baseline, report, measure, baseline, answers, now)
+        return _Found(check, found.outcome, found.message, report, measure, found)
+    return _absolute(check, report, measure)
 
 
-def _findings(check: Check, report: Report, severity: str) -> CheckResult:
+def _findings(check: Check, report: Report, severity: str) -> _Found:
     bad: list[Finding] = [finding for finding in report.findings if finding.severity in _WORSE[severity]]
     if not bad:
-        return _result(check, Outcome.PASS, f"{label(report)} has no finding of severity {severity}", report)
+        return _Found(check, Outcome.PASS, f"{label(report)} has no finding of severity {severity}", report)
     first = f"{bad[0].code}: {clean(bad[0].message, 300)}"
     more = f" (and {len(bad) - 1} more)" if len(bad) > 1 else ""
-    return _result(check, Outcome.FAIL, f"{label(report)} has {plural(len(bad), 'finding')}: {first}{more}", report)
+    return _Found(check, Outcome.FAIL, f"{label(report)} has {plural(len(bad), 'finding')}: {first}{more}", report)
 
 
-def _absolute(check: Check, report: Report, measure: Measure) -> CheckResult:
+def _absolute(check: Check, report: Report, measure: Measure) -> _Found:
     condition = check.condition
     if not condition.limit.fits(measure.unit):
         raise ConfigError(f"check {check.id}: {measure.key}: {misfit(condition.limit, measure.unit)}")
@@ -149,8 +186,7 @@ def _absolute(check: Check, report: Report, measure: Measure) -> CheckResult:
     limit = quantity(condition.limit.value, measure.unit)
     slice_ = f" [{clean(measure.slice, 80)}]" if measure.slice else ""
     name = f"{words(measure.name)} {words(measure.statistic)}{slice_}"
-    message = f"{name} {shown}, wanted {condition.operator} {limit}; {why}"
-    return _result(check, outcome, message, report, measure)
+    return _Found(check, outcome, f"{name} {shown}, wanted {condition.operator} {limit}; {why}", report, measure)
 
 
 def _judge(check: Check, measure: Measure) -> tuple[Outcome, str]:
@@ -176,27 +212,68 @@ def _judge(check: Check, measure: Measure) -> tuple[Outcome, str]:
     return Outcome.INCONCLUSIVE, f"the {level} holds values on both sides: more data would decide"
 
 
-def _result(
-    check: Check, outcome: Outcome, message: str, report: Report | None = None, measure: Measure | None = None
-) -> CheckResult:
-    lenient = outcome is Outcome.INCONCLUSIVE and check.on_inconclusive != "fail"
-    effect = outcome
-    if outcome is Outcome.INCONCLUSIVE and not lenient:
-        effect = Outcome.FAIL
-    if check.severity == "warn" or lenient:
-        effect = Outcome.PASS
+def _corrected(group: Group, found: dict[str, _Found]) -> dict[str, _Found]:
+    """What the checks of a group find when their false alarms are counted together.
+
+    Only FAIL is corrected: a false PASS of the whole needs every check to pass, which many checks make rarer.
+    """
+    compared = {name: found[name].compared for name in group.checks}
+    p = {name: item.p_fail for name, item in compared.items() if item is not None and item.p_fail is not None}
+    adjust = holm if group.correction == "holm" else benjamini_hochberg
+    result = {}
+    for (name, _), adjusted in zip(p.items(), adjust(list(p.values())), strict=True):
+        item = found[name]
+        assert item.check.baseline is not None
+        if item.outcome is Outcome.FAIL and adjusted > item.check.baseline.alpha:
+            note = f"; alone it would fail, among the {len(p)} of {group.id} it may be chance ({group.correction})"
+            result[name] = replace(item, outcome=Outcome.INCONCLUSIVE, message=item.message + note)
+    return result
+
+
+def _result(found: _Found) -> CheckResult:
+    check, outcome, measure, compared = found.check, found.outcome, found.measure, found.compared
+    effect, severity = _effect(found)
+    absolute = check.expect is not None and measure is not None
     return CheckResult(
         check=check.id,
         outcome=outcome,
         effect=effect,
-        severity="warn" if lenient and check.on_inconclusive == "warn" else check.severity,
+        severity=severity,
         measure=measure.key if measure else None,
-        report=report.identity() if report else None,
+        report=found.report.identity() if found.report else None,
         value=measure.value if measure else None,
         unit=measure.unit if measure else None,
         n=measure.n if measure else None,
         interval=measure.interval if measure else None,
-        threshold=check.condition.limit.value if measure else None,
-        comparison=check.condition.operator if measure else None,
-        message=message,
+        threshold=check.condition.limit.value if absolute else compared.threshold if compared else None,
+        comparison=check.condition.operator if absolute else compared.comparison if compared else None,
+        baseline=compared.baseline if compared else None,
+        delta=compared.delta if compared else None,
+        delta_interval=compared.delta_interval if compared else None,
+        mde=_detectable(measure) if absolute else compared.mde if compared else None,
+        wanted=compared.wanted if compared else None,
+        message=found.message,
     )
+
+
+def _effect(found: _Found) -> tuple[Outcome, Severity]:
+    """What an outcome counts as, and whether it is shown as a warning."""
+    check, outcome = found.check, found.outcome
+    if check.severity == "warn":
+        return Outcome.PASS, "warn"
+    if outcome is not Outcome.INCONCLUSIVE:
+        return outcome, "block"
+    if found.compared is not None and found.compared.wanted is not None:
+        return outcome, "block"  # the producer is asked for more before the policy decides
+    if check.on_inconclusive == "fail":
+        return Outcome.FAIL, "block"
+    return Outcome.PASS, "warn" if check.on_inconclusive == "warn" else "block"
+
+
+def _detectable(measure: Measure | None) -> float | None:
+    """Distance from the limit at which an interval of this width decides in 80 % of the runs."""
+    if measure is None or measure.interval is None:
+        return None
+    level = (1 + measure.interval.level) / 2
+    error = (measure.interval.high - measure.interval.low) / 2 / normal_mde(1.0, level, 0.5)
+    return normal_mde(error, level)

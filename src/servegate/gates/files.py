@@ -9,12 +9,40 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from servegate.config import load
+from servegate.contract import sha256_file
 from servegate.errors import ConfigError
+from servegate.gates.evaluate import evaluate
 from servegate.gates.policy import Policy
 from servegate.release import Release
 from servegate.report.model import Report
+from servegate.report.records import EvalRecord, read_records
+from servegate.report.verdict import Verdict
 
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+
+
+def decide(
+    policy: Path, reports: Sequence[Path], baselines: Sequence[Path], release: str | None, *, now: float
+) -> Verdict:
+    """Read everything a verdict needs and judge it.
+
+    Args:
+        policy: policy file.
+        reports: report files of the candidate.
+        baselines: report files of the release to compare with.
+        release: release file or digest; None: the one the reports are of.
+        now: seconds since the Unix epoch.
+
+    Raises:
+        ConfigError: a file is wrong, or the question makes no sense (see `evaluate`).
+    """
+    rules = load_policy(policy)
+    given, before = load_reports(reports), load_reports(baselines)
+    answers = {}
+    if any(check.baseline is not None for check in rules.checks):
+        answers = load_answers([*reports, *baselines], [*given, *before])
+    judged = None if release is None else load_release(release)
+    return evaluate(rules, given, before, answers=answers, release=judged, now=now, decided_by=decider())
 
 
 def load_policy(path: Path) -> Policy:
@@ -25,6 +53,30 @@ def load_policy(path: Path) -> Policy:
 def load_reports(paths: Sequence[Path]) -> list[Report]:
     """Read reports. Raises ConfigError naming the file that is not one."""
     return [Report.read(path) for path in paths]
+
+
+def load_answers(paths: Sequence[Path], reports: Sequence[Report]) -> dict[str, list[EvalRecord]]:
+    """Read the answers behind reports, by digest of their sidecar.
+
+    A sidecar that is not there is left out: the gate then compares without pairs, and says so.
+
+    Raises:
+        ConfigError: a sidecar lies outside the report's folder, has changed since, or is no such file.
+    """
+    answers = {}
+    for path, report in zip(paths, reports, strict=True):
+        for samples in report.samples:
+            if samples.record != "EvalRecord":
+                continue
+            if Path(samples.path).is_absolute() or ".." in Path(samples.path).parts:
+                raise ConfigError(f"{path}: answers {samples.path!r} lie outside the report's folder")
+            sidecar = path.parent / samples.path
+            if not sidecar.is_file():
+                continue
+            if sha256_file(sidecar) != samples.sha256:
+                raise ConfigError(f"{sidecar}: has changed since {path} was written")
+            answers[samples.sha256] = list(read_records(sidecar, EvalRecord))
+    return answers
 
 
 def load_release(text: str) -> Release | str:

@@ -10,8 +10,8 @@ import difflib
 from collections.abc import Sequence
 
 from servegate.errors import ConfigError
+from servegate.gates.checks import matches
 from servegate.gates.expression import MeasureName
-from servegate.gates.policy import matches
 from servegate.report.format import clean, short_hash
 from servegate.report.model import Measure, Report
 

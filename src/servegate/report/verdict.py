@@ -54,7 +54,10 @@ class CheckResult(Contract):
     interval: Interval | None = None
     threshold: float | None = Field(None, description="SI units")
     comparison: str | None = Field(None, description="such as <= or >=")
-    baseline: float | None = None
+    baseline: float | None = Field(None, description="the baseline's value")
+    delta: float | None = Field(None, description="value - baseline; a ratio of the two where the margin is a share")
+    delta_interval: Interval | None = Field(None, description="of delta; its level is two-sided")
+    wanted: Count | None = Field(None, description="answers the producer is asked for before the gate is asked again")
     mde: float | None = Field(None, description="minimal detectable effect, in the measure's unit")
     message: str = Field(description="one sentence with the numbers")
 

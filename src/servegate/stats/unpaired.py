@@ -73,6 +73,25 @@ def rate_ratio(
     return Interval(low, high, level, "exact conditional rate ratio")
 
 
+def rate_ratio_p(
+    new_events: int, new_exposure: float, old_events: int, old_exposure: float, supposed: float
+) -> tuple[float, float]:
+    """Exact one-sided p-values of "the ratio of the rates is `supposed`", by the same conditional binomial.
+
+    Returns:
+        (against "at least", against "at most"): the first is small when the ratio is below, the second when above.
+
+    Raises:
+        ValueError: as `rate_ratio`, or a supposed ratio that is not positive.
+    """
+    if new_events < 0 or old_events < 0 or not (new_exposure > 0 and old_exposure > 0 and supposed > 0):
+        raise ValueError("counts are not negative; exposures and the supposed ratio are positive")
+    share = supposed * new_exposure / (supposed * new_exposure + old_exposure)
+    at_most = 1.0 if old_events == 0 else float(special.betainc(old_events, new_events + 1, 1 - share))
+    at_least = 1.0 if new_events == 0 else float(special.betainc(new_events, old_events + 1, share))
+    return at_most, at_least
+
+
 def _same_level(one: Interval, two: Interval) -> float:
     if one.level != two.level:
         raise ValueError(f"intervals of levels {one.level} and {two.level}")

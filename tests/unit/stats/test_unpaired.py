@@ -10,7 +10,7 @@ from scipy import stats
 
 from servegate.stats.intervals import Interval, mean, wilson
 from servegate.stats.quantiles import order_statistic_interval
-from servegate.stats.unpaired import difference, rate_ratio, ratio
+from servegate.stats.unpaired import difference, rate_ratio, rate_ratio_p, ratio
 
 
 @pytest.mark.parametrize(
@@ -41,6 +41,20 @@ def test_rate_ratio_at_the_edges() -> None:
     assert rate_ratio(0, 100, 5, 100).low == 0
     assert rate_ratio(5, 100, 0, 100).high == math.inf
     assert rate_ratio(5, 100, 0, 100).low > 0
+
+
+@pytest.mark.parametrize(("new", "old", "supposed"), [(11, 21, 1.0), (3, 9, 1.5), (0, 4, 1.0), (4, 0, 2.0), (0, 0, 1.0)])
+def test_rate_ratio_p_values_agree_with_scipy_and_the_interval(new: int, old: int, supposed: float) -> None:
+    below, above = rate_ratio_p(new, 800, old, 3011, supposed)
+    share = supposed * 800 / (supposed * 800 + 3011)
+    if new + old:
+        assert below == pytest.approx(stats.binomtest(new, new + old, share, alternative="less").pvalue)
+        assert above == pytest.approx(stats.binomtest(new, new + old, share, alternative="greater").pvalue)
+    else:
+        assert (below, above) == (1.0, 1.0)
+    interval = rate_ratio(new, 800, old, 3011, 0.9)
+    assert (above <= 0.05) == (interval.low >= supposed)
+    assert (below <= 0.05) == (interval.high <= supposed)
 
 
 def test_rate_ratio_covers() -> None:

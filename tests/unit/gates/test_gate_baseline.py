@@ -1,0 +1,434 @@
+"""Against a baseline: paired, refused, extended, corrected, and unpaired with its label."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from servegate.config import validate
+from servegate.contract import sha256
+from servegate.endpoint import EndpointFacts
+from servegate.errors import ConfigError
+from servegate.gates import Policy, evaluate
+from servegate.gates.pairs import pair
+from servegate.report.model import Conditions, Finding, Interval, Measure, Report, Samples, Subject
+from servegate.report.records import EvalRecord
+from servegate.report.verdict import CheckResult, Outcome, Verdict
+from servegate.stats.intervals import wilson
+
+NEW, OLD = "sha256:" + "a" * 64, "sha256:" + "b" * 64
+DATASET = "sha256:" + "d" * 64
+NOW = 1_800_000_000.0
+
+
+def item_hash(number: int, version: int = 0) -> str:
+    return f"sha256:{version * 100_000 + number:064x}"
+
+
+def answers(scores: Sequence[float | None], **more: Any) -> list[EvalRecord]:
+    version, changed = more.pop("version", 0), more.pop("changed", ())
+    cluster = more.pop("cluster", lambda number: None)
+    return [
+        EvalRecord(
+            id=f"item-{number}",
+            item_sha256=item_hash(number, version if number in changed else 0),
+            scorer="exact",
+            score=score,
+            cluster=cluster(number),
+            tags=("even",) if number % 2 == 0 else (),
+            **more,
+        )
+        for number, score in enumerate(scores)
+    ]
+
+
+class Run:
+    """An eval report with the answers behind it."""
+
+    def __init__(self, records: list[EvalRecord], release: str, **more: Any) -> None:
+        self.records, self.digest = records, sha256(release.encode())
+        slices = {"": records, "tags=even": [record for record in records if "even" in record.tags]}
+        measures = []
+        for name, part in slices.items():
+            scored = [record.score for record in part if record.score is not None]
+            ends = wilson(round(sum(scored)), len(scored)) if scored else None
+            measures.append(
+                Measure(
+                    name="accuracy",
+                    statistic="mean",
+                    slice=name,
+                    value=sum(scored) / len(scored) if scored else None,
+                    unit="fraction",
+                    n=len(scored),
+                    attempted=len(part),
+                    better="higher",
+                    interval=Interval(low=ends.low, high=ends.high, level=0.95, method="wilson") if ends else None,
+                )
+            )
+        self.report = Report(
+            **{
+                "kind": "eval",
+                "name": "support",
+                "subject": Subject(release=release, name="v2" if release == NEW else "v1"),
+                "conditions": Conditions(dataset_sha256=DATASET, temperature=0.0, concurrency=8),
+                "started": NOW - 700,
+                "finished": NOW - 600,
+                "tool": "test",
+                "measures": tuple(measures),
+                "samples": (Samples(path="r.jsonl", sha256=self.digest, record="EvalRecord", n=len(records)),),
+                **more,
+            }
+        )
+
+
+def policy(*checks: dict[str, Any], **more: Any) -> Policy:
+    data = {"version": 1, "name": "p", "checks": [{"report": "eval", "id": f"c{i}", **c} for i, c in enumerate(checks)]}
+    return validate({**data, **more}, Policy, "policy")
+
+
+def judge(rules: Policy, new: Run, old: Run | None, *, paired: bool = True) -> Verdict:
+    runs = [new] if old is None else [new, old]
+    return evaluate(
+        rules,
+        [new.report],
+        [] if old is None else [old.report],
+        answers={run.digest: run.records for run in runs} if paired else {},
+        now=NOW,
+        decided_by="test",
+    )
+
+
+def one(keys: dict[str, Any], new: Run, old: Run | None, *, paired: bool = True, **check: Any) -> CheckResult:
+    rules = policy({"measure": "accuracy", "baseline": {"margin": "3pp", **keys}, **check})
+    return judge(rules, new, old, paired=paired).results[0]
+
+
+def scores(n: int, lost: int = 0, won: int = 0, right: float = 0.8) -> tuple[list[float | None], list[float | None]]:
+    """Scores of n items, baseline first: `lost` only the baseline knew, `won` only the candidate."""
+    both: list[float | None] = [1.0 if index % 10 < right * 10 else 0.0 for index in range(n - lost - won)]
+    return [1.0] * lost + [0.0] * won + both, [0.0] * lost + [1.0] * won + both
+
+
+def runs(n: int, lost: int = 0, won: int = 0, **more: Any) -> tuple[Run, Run]:
+    before, after = scores(n, lost, won)
+    return Run(answers(after), NEW, **more), Run(answers(before), OLD)
+
+
+@pytest.mark.parametrize(
+    ("n", "lost", "won", "outcome"),
+    [
+        (400, 8, 8, Outcome.PASS),
+        (400, 0, 0, Outcome.PASS),
+        (400, 0, 30, Outcome.PASS),
+        (400, 60, 10, Outcome.FAIL),
+        (400, 22, 10, Outcome.INCONCLUSIVE),
+        (60, 3, 3, Outcome.INCONCLUSIVE),
+    ],
+)
+def test_three_way_paired(n: int, lost: int, won: int, outcome: Outcome) -> None:
+    found = one({}, *runs(n, lost, won))
+    assert found.outcome is outcome
+    assert f"{lost} lost and {won} won of {n} pairs" in found.message
+    assert found.delta == pytest.approx((won - lost) / n)
+    assert found.delta is not None
+    assert found.delta_interval is not None
+    assert found.delta_interval.low <= found.delta <= found.delta_interval.high
+    assert found.threshold == pytest.approx((found.baseline or 0) - 0.03)
+    assert found.mde is not None
+    assert "v1" in found.message
+
+
+def test_pairing_sees_what_two_accuracies_cannot() -> None:
+    new, old = runs(400, 8, 8)
+    assert one({}, new, old).outcome is Outcome.PASS
+    apart = one({}, new, old, paired=False)
+    assert apart.outcome is Outcome.INCONCLUSIVE
+    assert "UNPAIRED (no answers were given with the report)" in apart.message
+
+
+def test_the_lost_items_are_named_and_harmless() -> None:
+    before, after = scores(400, 60, 0)
+    records = [record.model_copy(update={"id": f"\x1b[31m::error::{record.id}</details>"}) for record in answers(after)]
+    olds = [record.model_copy(update={"id": f"\x1b[31m::error::{record.id}</details>"}) for record in answers(before)]
+    found = one({}, Run(records, NEW), Run(olds, OLD))
+    assert "\x1b" not in found.message
+    assert "and 55 more" in found.message
+
+
+def test_slices_are_paired_on_their_own_items() -> None:
+    before, after = scores(400, 40, 0)
+    after = [old if index % 2 == 0 else new for index, (old, new) in enumerate(zip(before, after, strict=True))]
+    new, old = Run(answers(after), NEW), Run(answers(before), OLD)
+    assert "0 lost and 0 won of 200 pairs" in one({}, new, old, slice={"tags": "even"}).message
+    assert "20 lost" in one({}, new, old).message
+
+
+def test_clusters_are_respected() -> None:
+    before, after = scores(400, 40, 20)
+    alone = one({"margin": "2pp"}, Run(answers(after), NEW), Run(answers(before), OLD))
+    together = one(
+        {"margin": "2pp"},
+        Run(answers(after, cluster=lambda number: f"passage {number // 20}"), NEW),
+        Run(answers(before, cluster=lambda number: f"passage {number // 20}"), OLD),
+    )
+    assert "in 20 clusters" in together.message
+    assert together.delta_interval is not None
+    assert alone.delta_interval is not None
+    assert together.delta_interval.low < alone.delta_interval.low
+
+
+def test_repeats_of_an_item_are_one_pair() -> None:
+    before, after = scores(200, 5, 5)
+    records = [answers(after, repeat=repeat) for repeat in range(3)]
+    found = pair([record for part in records for record in part], answers(before))
+    assert len(found.ids) == 200
+    assert found.answers == 600
+    assert found.clusters is None
+
+
+VOIDING = Finding(severity="error", code="endpoint-died", message="gone", voids=True)
+LATER = EndpointFacts(url="http://127.0.0.1:1", model="m", version="0.33")
+
+
+@pytest.mark.parametrize(
+    ("keys", "more", "says"),
+    [
+        (
+            {},
+            {"conditions": Conditions(dataset_sha256=DATASET, temperature=0.7, concurrency=8)},
+            "temperature: 0.0 → 0.7",
+        ),
+        ({}, {"conditions": Conditions(dataset_sha256=OLD, temperature=0.0, concurrency=8)}, "dataset_sha256"),
+        ({}, {"conditions": Conditions()}, "concurrency: 8 → not stated"),
+        ({}, {"subject": Subject(release=NEW, endpoint=LATER)}, "engine_version: not stated → 0.33"),
+        ({"allow": ["seed"]}, {"conditions": Conditions()}, "concurrency"),
+    ],
+)
+def test_runs_that_were_not_measured_alike_are_not_compared(
+    keys: dict[str, Any], more: dict[str, Any], says: str
+) -> None:
+    found = one(keys, *runs(400, 8, 8, **more))
+    assert found.outcome is Outcome.VOID
+    assert says in found.message
+
+
+def test_conditions_may_differ_by_name() -> None:
+    warm = Conditions(dataset_sha256=DATASET, temperature=0.7, concurrency=8, other={"gpu": "L4"})
+    found = one({"allow": ["temperature", "other.gpu"]}, *runs(400, 8, 8, conditions=warm))
+    assert found.outcome is Outcome.PASS
+
+
+def test_items_that_changed_are_no_pairs() -> None:
+    before, after = scores(400, 8, 8)
+    new = Run(answers(after, version=1, changed=(7,)), NEW)
+    found = one({}, new, Run(answers(before), OLD))
+    assert found.outcome is Outcome.VOID
+    assert "1 item changed between the runs (item-7)" in found.message
+    other = Conditions(dataset_sha256=OLD, temperature=0.0, concurrency=8)
+    new = Run(answers(after, version=1, changed=(7,)), NEW, conditions=other)
+    found = one({"allow": ["dataset_sha256"]}, new, Run(answers(before), OLD))
+    assert found.outcome is Outcome.PASS
+    assert "of 399 pairs" in found.message
+
+
+def test_survivors_do_not_pass_for_all() -> None:
+    before, after = scores(400, 0, 0)
+    late: list[float | None] = [None if index < 30 else score for index, score in enumerate(after)]
+    found = one({}, Run(answers(late), NEW), Run(answers(before), OLD))
+    assert found.outcome is Outcome.VOID
+    assert "only 370 of 400 items have a score in both runs, 95% wanted" in found.message
+    assert one({}, Run(answers(late), NEW), Run(answers(before), OLD), coverage="90%").outcome is Outcome.PASS
+
+
+@pytest.mark.parametrize(
+    ("old", "says"),
+    [
+        (None, "baseline: no eval/support report was given"),
+        (Run(answers(scores(400)[0]), OLD, findings=(VOIDING,)), "is void: endpoint-died"),
+        (Run(answers(scores(400)[0]), OLD, finished=NOW - 90_000, started=NOW - 90_001), "younger than 1d"),
+        (Run(answers([None] * 400), OLD), "has no such measure"),
+    ],
+)
+def test_a_baseline_that_cannot_serve(old: Run | None, says: str) -> None:
+    found = one({"younger_than": "1d"}, runs(400)[0], old)
+    assert found.outcome is Outcome.VOID
+    assert says in found.message
+
+
+def test_a_model_is_not_compared_with_itself() -> None:
+    new = runs(400)[0]
+    with pytest.raises(ConfigError, match="own report"):
+        one({}, new, new)
+
+
+def test_answers_that_are_not_those_of_the_report_are_not_paired() -> None:
+    new, old = runs(400, 8, 8)
+    new.records = answers([1.0] * 400)
+    assert "do not give the measure's value again" in one({}, new, old).message
+
+
+LOOKS = {"looks": [100, 200, 400], "margin": "6pp"}
+
+
+def test_what_cannot_tell_asks_for_more_before_the_policy_decides() -> None:
+    first = one(LOOKS, *runs(100, 5, 5), on_inconclusive="pass")
+    assert (first.outcome, first.effect, first.wanted) == (Outcome.INCONCLUSIVE, Outcome.INCONCLUSIVE, 200)
+    assert "measure 200 answers and ask again" in first.message
+    last = one(LOOKS, *runs(400, 34, 16), on_inconclusive="pass")
+    assert (last.outcome, last.effect, last.wanted) == (Outcome.INCONCLUSIVE, Outcome.PASS, None)
+
+
+def test_an_early_look_needs_more_evidence_than_the_only_one() -> None:
+    assert one({"margin": "6pp"}, *runs(100, 0, 1)).outcome is Outcome.PASS
+    early = one(LOOKS, *runs(100, 0, 1))
+    assert early.outcome is Outcome.INCONCLUSIVE
+    assert one(LOOKS, *runs(100, 60, 0)).outcome is Outcome.FAIL
+    assert one(LOOKS, *runs(400, 8, 8)).outcome is Outcome.PASS
+
+
+def test_before_the_first_look_nothing_is_judged() -> None:
+    found = one(LOOKS, *runs(60, 50, 0))
+    assert (found.outcome, found.wanted) == (Outcome.INCONCLUSIVE, 100)
+
+
+@pytest.mark.parametrize("correction", ["holm", "benjamini-hochberg"])
+def test_many_checks_are_corrected_together(correction: str) -> None:
+    new, old = runs(400, 26, 8)
+    check = {"measure": "accuracy", "baseline": {"margin": "2pp"}}
+    even = {**check, "slice": "tags=even"}
+    alone = judge(policy(check, even), new, old).results
+    assert alone[0].outcome is Outcome.FAIL
+    group = {"id": "parts", "checks": ["c0", "c1"], "correction": correction}
+    together = judge(policy(check, even, groups=[group]), new, old).results
+    assert together[0].outcome is Outcome.INCONCLUSIVE
+    assert "among the 2 of parts it may be chance" in together[0].message
+    assert together[0].effect is Outcome.FAIL
+
+
+def load(value: float, low: float, high: float, release: str, **more: Any) -> Report:
+    return Report(
+        kind="load",
+        name="chat",
+        subject=Subject(release=release, name="v"),
+        started=NOW - 10,
+        finished=NOW - 5 if release == NEW else NOW - 4,
+        tool="test",
+        measures=(
+            Measure(
+                **{
+                    "name": "ttft",
+                    "statistic": "p95",
+                    "value": value,
+                    "unit": "seconds",
+                    "n": 400,
+                    "attempted": 400,
+                    "better": "lower",
+                    "interval": Interval(low=low, high=high, level=0.95, method="order-statistic"),
+                    **more,
+                }
+            ),
+        ),
+    )
+
+
+def latency(margin: str, new: Report, old: Report, measure: str = "ttft p95") -> CheckResult:
+    rules = policy({"report": "load", "measure": measure, "baseline": {"margin": margin}})
+    return evaluate(rules, [new], [old], now=NOW, decided_by="t").results[0]
+
+
+@pytest.mark.parametrize("margin", ["20ms", "10% of baseline"])
+@pytest.mark.parametrize(
+    ("value", "outcome"), [(0.190, Outcome.PASS), (0.212, Outcome.INCONCLUSIVE), (0.260, Outcome.FAIL)]
+)
+def test_latencies_are_compared_by_their_intervals_and_say_so(margin: str, value: float, outcome: Outcome) -> None:
+    found = latency(margin, load(value, value - 0.01, value + 0.012, NEW), load(0.2, 0.19, 0.212, OLD))
+    assert found.outcome is outcome
+    assert "UNPAIRED (only scores are paired)" in found.message
+    assert found.threshold == pytest.approx(0.22)
+    assert found.comparison == "<="
+
+
+def test_error_rates_are_compared_exactly() -> None:
+    keys: dict[str, Any] = {"name": "error_rate", "statistic": "rate", "unit": "fraction", "n": 2000, "attempted": 2000}
+    old = load(10 / 2000, 0.002, 0.009, OLD, **keys)
+    for count, outcome in ((10, Outcome.INCONCLUSIVE), (2, Outcome.PASS), (60, Outcome.FAIL)):
+        new = load(count / 2000, 0.0, 1.0, NEW, **keys)
+        found = latency("50% of baseline", new, old, "error_rate")
+        assert found.outcome is outcome
+        assert "exact conditional rate ratio" in found.message
+    none = latency(
+        "50% of baseline", load(0.0, 0.0, 0.01, NEW, **keys), load(0.0, 0.0, 0.01, OLD, **keys), "error_rate"
+    )
+    assert none.outcome is Outcome.INCONCLUSIVE
+
+
+@pytest.mark.parametrize(
+    ("new", "old", "measure", "says"),
+    [
+        (
+            load(0.2, 0.1, 0.3, NEW, name="wait", better=None),
+            load(0.2, 0.1, 0.3, OLD, name="wait"),
+            "wait",
+            "higher or lower",
+        ),
+        (
+            load(5, 4, 6, NEW, name="stops", unit="count"),
+            load(5, 4, 6, OLD, name="stops", unit="count"),
+            "stops",
+            "does not fit",
+        ),
+    ],
+)
+def test_a_comparison_that_cannot_be_meant_is_an_error(new: Report, old: Report, measure: str, says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        latency("20ms", new, old, measure)
+
+
+def test_intervals_are_needed_and_alike() -> None:
+    bare = latency("20ms", load(0.2, 0, 1, NEW, interval=None), load(0.2, 0.19, 0.21, OLD))
+    assert bare.outcome is Outcome.INCONCLUSIVE
+    assert "a report has none" in bare.message
+    other = Interval(low=0.19, high=0.21, level=0.9, method="t")
+    assert "different levels" in latency("20ms", load(0.2, 0, 1, NEW, interval=other), load(0.2, 0.1, 0.3, OLD)).message
+
+
+@pytest.mark.parametrize(
+    ("check", "says"),
+    [
+        ({"baseline": {"margin": "3%"}}, "write 3pp or 3% of baseline"),
+        ({"baseline": {"margin": "100pp"}}, "could never fail"),
+        ({"baseline": {"margin": "100% of baseline"}}, "could never fail"),
+        ({"baseline": {"margin": "30ms"}}, "does not fit"),
+        ({"baseline": {"margin": "3pp", "confidence": "50%"}}, "above 50%"),
+        ({"baseline": {"margin": "3pp", "looks": [200, 100]}}, "rising"),
+        ({"baseline": {"margin": "3pp", "looks": [200]}}, "rising"),
+        ({"baseline": {"margin": "3pp", "allow": ["temprature"]}}, "did you mean 'temperature'"),
+        ({"baseline": {"margin": "3pp", "discordance": "120%"}}, "between 0% and 100%"),
+        ({"baseline": {"margin": "3pp"}, "judge": "value"}, "compared by interval"),
+        ({"baseline": {"margin": "3pp"}, "expect": "> 80%"}, "one of"),
+    ],
+)
+def test_mistakes_in_a_comparison(check: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        policy({"measure": "accuracy", **check})
+
+
+@pytest.mark.parametrize(
+    ("group", "says"),
+    [
+        ({"checks": ["c0"]}, "nothing to correct"),
+        ({"checks": ["c0", "c9"]}, "no check 'c9'"),
+        ({"checks": ["c0", "c2"]}, "not against a baseline"),
+        ({"checks": ["c0", "c3"]}, "looks do not combine"),
+        ({"checks": ["c0", "c4"]}, "different confidences"),
+        ({"checks": ["c0", "c0"]}, "stands twice"),
+    ],
+)
+def test_mistakes_in_a_group(group: dict[str, Any], says: str) -> None:
+    against = {"measure": "accuracy", "baseline": {"margin": "3pp"}}
+    looks = {"measure": "accuracy", "baseline": {"margin": "3pp", "looks": [1, 2]}}
+    sure = {"measure": "accuracy", "baseline": {"margin": "3pp", "confidence": "99%"}}
+    with pytest.raises(ConfigError, match=says):
+        policy(against, against, {"expect": "accuracy > 1%"}, looks, sure, groups=[{"id": "g", **group}])
