@@ -10,8 +10,8 @@ from functools import lru_cache
 from servegate.stats.eprocess import Bets
 
 STAKES = (0.1, 0.35, 0.65, 0.95)
-PRIOR = (0.1, 0.2, 0.3, 0.4)
-AT_ONCE = 0.5
+PRIOR = (0.05, 0.1, 0.2, 0.65)
+AT_ONCE = 0.8
 """Share of the wealth that bets from the start; the rest waits for defects that begin late."""
 
 RELATIVE_CAP = 10.0

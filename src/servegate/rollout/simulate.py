@@ -75,7 +75,8 @@ class Scenario:
         broken: the candidate should be rolled back.
         burst_anywhere: `burst_at` of the candidate (or of stable, if it has one) is drawn anew for each run, evenly
             over this many seconds.
-        onset: seconds since first traffic from which `candidate` holds; before, it serves like stable.
+        onset: seconds since first traffic from which `stable` and `candidate` hold.
+        before: how both serve before that; like stable when None.
     """
 
     name: str
@@ -85,6 +86,7 @@ class Scenario:
     requests_per_second: float = 20.0
     burst_anywhere: float | None = None
     onset: float = 0.0
+    before: Side | None = None
 
 
 @dataclass(frozen=True)
@@ -184,12 +186,12 @@ class _World:
         for number in range(1, math.ceil(max_seconds / tick) + 1):
             now = number * tick
             since = now - self.state.first_traffic if self.state.first_traffic is not None else -1.0
+            like = (self.scenario.before or self.scenario.stable) if since < self.scenario.onset else None
             deltas, status = {}, {}
             for name, slot in self.slots.items():
                 rate = self.scenario.requests_per_second * self.served[name] / 100
-                side = self.scenario.stable if since < self.scenario.onset else None
                 dead = slot.side.dies_at is not None and since >= slot.side.dies_at
-                deltas[name] = slot.serve(rate * tick, since, tick, dead, side)
+                deltas[name] = slot.serve(rate * tick, since, tick, dead, like)
                 status[name] = SlotStatus(release=_RELEASES[name].release, replicas=1, ready=0 if dead else 1)
             yield Observation(
                 at=now,
@@ -260,6 +262,17 @@ def standard(requests_per_second: float = 20.0, base_error_rate: float = 0.0) ->
             stable=replace(base, burst_at=0.0),
             burst_anywhere=85.0,
         ),
+        Scenario(
+            "healthy, both slots twice as slow from 30 s on",
+            replace(base, ttft_median=2 * base.ttft_median),
+            replace(base, ttft_median=2 * base.ttft_median),
+            requests_per_second=requests_per_second,
+            onset=30.0,
+            before=base,
+        ),
         scenario("errors 10 %", broken=True, error_rate=max(0.1, base_error_rate)),
-        scenario("ttft x2", broken=True, ttft_median=base.ttft_median * 2),
+        scenario("ttft x2", broken=True, ttft_median=2 * base.ttft_median),
+        replace(
+            scenario("ttft x2 from 28 s on", broken=True, ttft_median=2 * base.ttft_median), onset=28.0, before=base
+        ),
     ]
