@@ -16,7 +16,8 @@ import socket
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from servegate.contract import canonical_json
@@ -115,12 +116,8 @@ class Controller:
             LeaseLostError: another controller is at work here.
             InfrastructureError: the store cannot be used.
         """
-        self._take_lease()
-        try:
+        with self._lease_or_nothing():
             return self._begin(release, stable)
-        except BaseException:
-            self._give_lease_back()
-            raise
 
     def _begin(self, release: Release, stable: Release | None) -> State:
         before, version = memory.load(self.store)
@@ -166,12 +163,12 @@ class Controller:
             LeaseLostError: another controller is at work here.
             InfrastructureError: the store cannot be used.
         """
-        self._take_lease()
-        found, version = memory.load(self.store)
-        if found is None:
-            raise ConfigError("the store knows no rollout; start one")
-        self._memory, self._version = found, version
-        return found.state
+        with self._lease_or_nothing():
+            found, version = memory.load(self.store)
+            if found is None:
+                raise ConfigError("the store knows no rollout; start one")
+            self._memory, self._version = found, version
+            return found.state
 
     def run(self) -> State:
         """Tick until the rollout has ended, and give the lease back.
@@ -360,6 +357,16 @@ class Controller:
             self.on_notice("warning", f"history: {error}")
 
     # --- being in charge ----------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _lease_or_nothing(self) -> Iterator[None]:
+        """Take the lease, and keep it only when nothing goes wrong."""
+        self._take_lease()
+        try:
+            yield
+        except BaseException:
+            self._give_lease_back()
+            raise
 
     def _take_lease(self) -> None:
         """Acquire the lease; a predecessor that was killed has it until it expires, so wait for that."""
