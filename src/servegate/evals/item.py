@@ -39,7 +39,7 @@ class Item(Config):
     target: str | tuple[str, ...] | dict[str, Any] | None = Field(
         None, description="what is right; its meaning is the scorer's"
     )
-    scorer: dict[str, Any] | None = Field(None, description="kind and options; the suite's when absent")
+    scorer: dict[str, Any] | str | None = Field(None, description="kind, or kind and options; the suite's when absent")
     tags: tuple[Tag, ...] = Field((), description="parts of the data to report on their own")
     cluster: Id | None = Field(None, description="items that share a passage or a conversation share this")
     metadata: dict[str, Any] = Field(default_factory=dict, description="anything else; part of the identity")

@@ -6,10 +6,15 @@ import json
 
 from pydantic import BaseModel
 
+from servegate.evals.item import Item
+from servegate.evals.suite import SuiteConfig
+from servegate.gates.policy import Policy
+from servegate.loadtest.profile import Profile
 from servegate.release import Release
 from servegate.report.model import Report
 from servegate.report.records import CanaryTick, EvalRecord, RequestRecord
 from servegate.report.verdict import Verdict
+from servegate.rollout.plan import Plan
 
 MODELS: dict[str, type[BaseModel]] = {
     "release": Release,
@@ -18,6 +23,11 @@ MODELS: dict[str, type[BaseModel]] = {
     "eval-record": EvalRecord,
     "request-record": RequestRecord,
     "canary-tick": CanaryTick,
+    "suite": SuiteConfig,
+    "item": Item,
+    "profile": Profile,
+    "policy": Policy,
+    "plan": Plan,
 }
 
 
