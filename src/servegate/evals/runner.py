@@ -17,7 +17,6 @@ from servegate import __version__
 from servegate.endpoint import Endpoint, EndpointFacts
 from servegate.evals.ask import Answer, Client, Failure, client_version
 from servegate.evals.journal import RECORDS, REPORT, Journal, RunState, key_of, opened
-from servegate.evals.measures import findings, measures
 from servegate.evals.scorers import ScoringError
 from servegate.evals.suite import Suite, Task
 from servegate.report.format import clean
@@ -71,6 +70,8 @@ def run(
         ConfigError: `resume` where another run was, or another run is writing there.
         KeyboardInterrupt: after a void report of what was measured was written; `resume` goes on from there.
     """
+    from servegate.evals.measures import findings, measures  # brings numpy and scipy
+
     now = clock or anchored_clock()
     facts = endpoint.describe()
     config = suite.config

@@ -98,10 +98,10 @@ class Wire:
         except (OSError, ValueError, http.client.HTTPException) as error:
             if late.is_set() or isinstance(error, TimeoutError):
                 state = "began to answer and then stalled" if pieces else "did not answer"
-                raise WireError(f"{path} {state}: given up after {seconds:.0f} s") from error
+                raise WireError(f"{path} {state}: given up after {seconds:.2g} s") from error
             if isinstance(error, http.client.RemoteDisconnected | ConnectionError | http.client.IncompleteRead):
-                where = "in the middle of the answer" if pieces else "without an answer"
-                raise WireError(f"{path} closed the connection {where}") from error
+                how = "broke off in the middle of the answer" if pieces else "closed the connection without an answer"
+                raise WireError(f"{path} {how}") from error
             raise WireError(f"{path} answered what is not HTTP: {clean(error or type(error).__name__, 100)}") from error
         finally:
             timer.cancel()
@@ -131,6 +131,7 @@ class Wire:
             headers["Content-Type"] = "application/json"
         connection.request(method, prefix + path, body=body, headers=headers)
         answer = connection.getresponse()
+        pieces.append(Piece(self.clock(), b""))  # the headers: the answer has begun
         size = 0
         while data := answer.read1(65536):
             pieces.append(Piece(self.clock(), data))
