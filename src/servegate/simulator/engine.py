@@ -186,7 +186,7 @@ class Engine:
             self.waiting.append(sequence)
         self._look_again_at = None
         if self.running or self.waiting:
-            self._begin_step(max(begin, 0.0), now)
+            self._begin_step(begin, now)
         return out
 
     # ---- one step

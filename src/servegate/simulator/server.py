@@ -245,7 +245,8 @@ class Server:
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream; charset=utf-8"})
         pieces, total, taken = job.plan.pieces, len(job.plan.pieces), 0
         pending = [chunks.role()] if request.chat else []
-        started = False
+        await response.prepare(http)
+        await response.write(b"")  # the status is out before the first token, as with any streaming server
         while True:
             now = await job.more_than(taken)
             text = pieces[taken] if now == taken + 1 else "".join(pieces[taken:now])
@@ -255,13 +256,8 @@ class Server:
             if text:
                 pending.append(chunks.delta(text, taken))
             if pending:
-                if not started:
-                    await response.prepare(http)
-                    started = True
-                await response.write(pending[0] if len(pending) == 1 else b"".join(pending))
+                await response.write(b"".join(pending))
                 pending = []
-        if not started:
-            await response.prepare(http)
         if job.outcome == "done":
             pending.append(chunks.finish(text, job.plan.finish_reason, job.plan.stop_reason, total))
             if request.include_usage:

@@ -205,7 +205,7 @@ def test_the_same_seed_gives_the_same_times() -> None:
     assert times(1) != times(2)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(data=st.data())
 def test_blocks_are_conserved_and_everybody_ends(data: st.DataObject) -> None:
     """Whatever arrives, leaves or leaks: free + used + leaked = total, and used is what the requests hold."""
@@ -238,13 +238,15 @@ def test_blocks_are_conserved_and_everybody_ends(data: st.DataObject) -> None:
             now = max(now, machine.due or now)
             machine.step(now)
         check()
-    stuck_at = now + 300.0
-    while (due := machine.due) is not None and due < stuck_at and machine.unfinished:
+    # A leak may have left too little for the largest; then waiting for ever is right.
+    largest = max((len(request.prompt) + len(request.output) for request in alive), default=0)
+    if (machine.pool.total - machine.pool.leaked) * 4 < largest:
+        return
+    while (due := machine.due) is not None:
+        assert due < 1000.0, "the engine makes no progress"
         now = due
         machine.step(now)
         check()
-    largest = max((len(s.prompt) + len(s.output) for s in alive), default=0)
-    if (machine.pool.total - machine.pool.leaked) * 4 >= largest:
-        assert machine.unfinished == 0
-        assert all(sequence.generated == len(sequence.output) for sequence in alive)
-        assert machine.pool.used == 0
+    assert machine.unfinished == 0
+    assert all(request.generated == len(request.output) for request in alive)
+    assert machine.pool.used == 0

@@ -210,10 +210,20 @@ def open_stream(simulator: Simulator, **more: Any) -> socket.socket:
     return sock
 
 
+def test_the_status_comes_before_the_first_token(launch: Callable[..., Simulator]) -> None:
+    simulator = launch("--input-ms", "600000")
+    with open_stream(simulator, max_tokens=10) as sock:
+        head = sock.recv(4096)
+    assert head.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert b"text/event-stream" in head
+    assert head.endswith(b"\r\n\r\n")
+
+
 def test_a_client_that_hangs_up_frees_memory_and_leaves_no_trace(launch: Callable[..., Simulator]) -> None:
     simulator = launch("--input-ms", "0", "--decode-step-ms", "5")
     with open_stream(simulator, max_tokens=4000) as sock:
         assert b"200 OK" in sock.recv(4096)
+        assert sock.recv(4096)  # a token
         assert simulator.control()["engine"]["kv_blocks_used"] > 0
     wait_until(lambda: simulator.control()["requests"]["in_flight"] == 0)
     state = simulator.control()
@@ -230,7 +240,8 @@ def test_a_client_that_hangs_up_frees_memory_and_leaves_no_trace(launch: Callabl
 def test_a_waiting_client_that_hangs_up_is_forgotten(launch: Callable[..., Simulator]) -> None:
     simulator = launch("--input-ms", "0", "--decode-step-ms", "20", "--max-num-seqs", "1")
     with open_stream(simulator, max_tokens=500) as first:
-        assert first.recv(100)
+        assert first.recv(4096)
+        wait_until(lambda: simulator.control()["engine"]["running"] == 1)
         with open_stream(simulator, max_tokens=500):
             wait_until(lambda: simulator.control()["engine"]["waiting"] == 1)
         wait_until(lambda: simulator.control()["engine"]["waiting"] == 0)
@@ -278,11 +289,11 @@ def test_a_slow_reader_gets_everything_in_the_end(launch: Callable[..., Simulato
             part = sock.recv(1 << 20)
             assert part
             data += part
-    raw = data.partition(b"\r\n\r\n")[2]
-    body = b""
-    while raw:
-        size, _crlf, raw = raw.partition(b"\r\n")
-        body, raw = body + raw[: int(size, 16)], raw[int(size, 16) + 2 :]
+    position, parts = data.index(b"\r\n\r\n") + 4, []
+    while size := int(data[position : (end := data.index(b"\r\n", position))], 16):
+        parts.append(data[end + 2 : end + 2 + size])
+        position = end + size + 4
+    body = b"".join(parts)
     chunks = [json.loads(event[6:]) for event in body.split(b"\n\n")[:-2]]
     text = "".join(chunk["choices"][0]["delta"]["content"] for chunk in chunks)
     assert len(chunks) < 1000  # what had piled up came together

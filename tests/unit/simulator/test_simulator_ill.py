@@ -192,7 +192,7 @@ def test_a_hang_freezes_streams_in_flight(server: Simulator) -> None:
     with socket.create_connection(("127.0.0.1", server.port), timeout=10) as sock:
         head = "POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
         sock.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
-        assert sock.recv(100)
+        wait_until(lambda: server.control()["engine"]["running"] == 1)
         server.faults("hang")
         sock.settimeout(0.4)
         with pytest.raises(TimeoutError):
