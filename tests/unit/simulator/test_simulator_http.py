@@ -6,6 +6,7 @@ import json
 import socket
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -93,33 +94,29 @@ def test_text_completions_whole_and_streamed(simulator: Simulator) -> None:
     assert chunks[-1]["choices"][0]["finish_reason"] == "stop"
 
 
-def test_streams_carry_whole_characters_in_every_event(launch: Callable[..., Simulator]) -> None:
+EMOJI = {
+    "id": "emoji",
+    "lang": "ko",
+    "topic": "t",
+    "ask": ["emoji"],
+    "short": "👍🏽",
+    "answer": "가격은 👍🏽 👩\u200d👩\u200d👧 뷁é漢字 입니다.",
+    "data": {"sign": "👍🏽"},
+    "wrong": ["👎"],
+}
+
+
+def test_streams_carry_whole_characters_in_every_event(launch: Callable[..., Simulator], tmp_path: Path) -> None:
     """Bytes, not text: an event that ended inside a character would not decode."""
-    simulator = launch("--input-ms", "0", "--decode-step-ms", "1", "--knowledge", str(emoji_file()))
+    file = tmp_path / "emoji.jsonl"
+    file.write_text(json.dumps(EMOJI, ensure_ascii=False), encoding="utf-8")
+    simulator = launch("--input-ms", "0", "--decode-step-ms", "1", "--knowledge", str(file))
     body = {"messages": [{"role": "user", "content": "emoji?"}], "stream": True}
     _status, raw = simulator.request("POST", "/v1/chat/completions", body)
     chunks = [json.loads(event[6:].decode("utf-8", "strict")) for event in raw.split(b"\n\n")[:-2]]
     pieces = [chunk["choices"][0]["delta"]["content"] for chunk in chunks]
-    assert "".join(pieces) == "가격은 👍🏽 👩‍👩‍👧 뷁é漢字 입니다."
-
-
-def emoji_file() -> str:
-    import tempfile
-    from pathlib import Path
-
-    fact = {
-        "id": "emoji",
-        "lang": "ko",
-        "topic": "t",
-        "ask": ["emoji"],
-        "short": "👍🏽",
-        "answer": "가격은 👍🏽 👩‍👩‍👧 뷁é漢字 입니다.",
-        "data": {"sign": "👍🏽"},
-        "wrong": ["👎"],
-    }
-    file = Path(tempfile.mkdtemp()) / "emoji.jsonl"
-    file.write_text(json.dumps(fact, ensure_ascii=False), encoding="utf-8")
-    return str(file)
+    assert "".join(pieces) == EMOJI["answer"]
+    assert len(pieces) > 8
 
 
 def test_limits_and_stops(simulator: Simulator) -> None:
