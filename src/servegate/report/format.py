@@ -193,9 +193,10 @@ def words(name: str) -> str:
 
 
 def measure_name(measure: Measure, statistic: bool = True) -> str:
-    """`TTFT p95 [tags=refund] (green)`; a rate, total or mean needs no saying. Cleaned."""
+    """`TTFT p95 [tags=refund] (green)`; that a share or a rate is a mean needs no saying. Cleaned."""
     parts = [words(measure.name)]
-    if statistic and measure.statistic not in ("rate", "total", "mean"):
+    plain = measure.unit in ("fraction", "score", "requests/second", "tokens/second")
+    if statistic and not (plain and measure.statistic in ("mean", "rate")):
         parts.append(measure.statistic)
     if measure.slice:
         parts.append(f"[{clean(measure.slice, 80)}]")

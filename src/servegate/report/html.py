@@ -29,7 +29,7 @@ from servegate.report.format import (
     short_hash,
     words,
 )
-from servegate.report.model import Measure, Report
+from servegate.report.model import Finding, Measure, Report
 from servegate.report.plots import Plot, timeline_plots
 from servegate.report.records import EvalRecord
 from servegate.report.story import Defect, Facts, ReleaseStory, cards, facts, headline, hurt, ratio, summary
@@ -76,16 +76,28 @@ class _Row:
 
 
 @dataclass(frozen=True)
+class _Check:
+    """One check of a smoke report: outcome as in a verdict, time it took, what was found."""
+
+    name: str
+    outcome: str
+    took: str
+    found: str
+
+
+@dataclass(frozen=True)
 class _ReportView:
     """A report as the page shows it."""
 
     report: Report
     title: str
     head: str
+    checks: tuple[_Check, ...]
     scores: tuple[_Row, ...]
     quantiles: tuple[tuple[str, ...], ...]
     others: tuple[tuple[str, str, str], ...]
     left_out: int
+    findings: tuple[Finding, ...]
     failed: tuple[EvalRecord, ...]
     unmeasured: tuple[EvalRecord, ...]
 
@@ -226,10 +238,11 @@ def _events(story: ReleaseStory, known: Facts) -> list[tuple[str, str, str, str]
 
 
 def _report_view(report: Report, records: Sequence[EvalRecord]) -> _ReportView:
-    measures = report.measures[:MAX_MEASURES]
-    scores = [
-        m for m in measures if m.unit in ("fraction", "score") and (m.slice or m.interval) and report.kind == "eval"
-    ]
+    checks, told = _smoke_checks(report) if report.kind == "smoke" else ((), frozenset())
+    shown = [m for m in report.measures if not (checks and m.slice.startswith("check="))]
+    measures = shown[:MAX_MEASURES]
+    scored = [m for m in measures if report.kind == "eval" and m.unit in ("fraction", "score")]
+    scores = [m for m in scored if (m.slice or m.interval) and m.better != "lower"]
     quantiles = [m for m in measures if m.statistic[0] == "p" and m.statistic[1:].replace(".", "").isdigit()]
     with_quantiles = {(m.name, m.slice, m.slot) for m in quantiles}
     tabled = [m for m in measures if (m.name, m.slice, m.slot) in with_quantiles]
@@ -239,13 +252,40 @@ def _report_view(report: Report, records: Sequence[EvalRecord]) -> _ReportView:
         title={"smoke": "Smoke", "eval": "Evals", "load": "Load", "canary": "Canary"}.get(report.kind, "Results")
         + f": {report.name}",
         head=f"{date(report.started)}, {duration(report.finished - report.started)}, {report.tool}",
+        checks=checks,
         scores=tuple(_score(m) for m in sorted(scores, key=lambda m: (m.slice, m.key))),
         quantiles=_quantile_table(tabled),
         others=tuple((measure_name(m), measured(m), _n(m)) for m in others),
-        left_out=len(report.measures) - len(measures),
+        left_out=len(shown) - len(measures),
+        findings=tuple(finding for finding in report.findings if finding.code not in told),
         failed=tuple(record for record in records if record.score is not None and record.score < 1),
         unmeasured=tuple(record for record in records if record.score is None),
     )
+
+
+def _smoke_checks(report: Report) -> tuple[tuple[_Check, ...], frozenset[str]]:
+    """One row per check, from the measures sliced by check; and the codes of the findings told in them."""
+    by_check: dict[str, dict[str, Measure]] = {}
+    for measure in report.measures:
+        if measure.slice.startswith("check="):
+            by_check.setdefault(measure.slice.removeprefix("check="), {})[measure.statistic] = measure
+    rows, told = [], set()
+    for name, found in list(by_check.items())[:MAX_MEASURES]:
+        passed, took = found.get("passed"), found.get("total")
+        value = passed.value if passed is not None else None
+        codes = {f"{name}-{end}" for end in ("ok", "failed", "not-run")}
+        sentence = next((finding for finding in report.findings if finding.code in codes), None)
+        if sentence is not None:
+            told.add(sentence.code)
+        rows.append(
+            _Check(
+                name=name,
+                outcome="VOID" if value is None else "PASS" if value >= 1 else "FAIL",
+                took=duration(took.value) if took is not None else "",
+                found=sentence.message if sentence is not None else "",
+            )
+        )
+    return tuple(rows), frozenset(told)
 
 
 def _score(measure: Measure) -> _Row:

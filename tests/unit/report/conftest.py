@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable
+from typing import Literal
 
 import pytest
 
@@ -120,6 +121,28 @@ def make_reports(name: str) -> tuple[Report, ...]:
             name=measure, statistic=statistic, value=value, unit="seconds", n=1196, attempted=1200, interval=interval
         )
 
+    def passed(check: str, value: float | None, message: str) -> tuple[Measure, Measure, Finding]:
+        n = int(value is not None)
+        held = Measure(
+            name="smoke", statistic="passed", slice=f"check={check}", value=value, unit="fraction", n=n, attempted=1
+        )
+        took = Measure(
+            name="duration",
+            statistic="total",
+            slice=f"check={check}",
+            value=0.13 if n else None,
+            unit="seconds",
+            n=n,
+            attempted=1,
+        )
+        kind: Literal["info", "error"] = "info" if value else "error"
+        return held, took, Finding(severity=kind, code=f"{check}-{'ok' if value else 'failed'}", message=message)
+
+    checks = [
+        passed("up", 1.0, "/health answers 200"),
+        passed("streams", 1.0, "19 chunks"),
+        passed("stops", None, "not run"),
+    ]
     smoke = Report(
         kind="smoke",
         name="smoke",
@@ -127,7 +150,11 @@ def make_reports(name: str) -> tuple[Report, ...]:
         started=START - 120,
         finished=START - 119.2,
         tool="servegate 0.1.0",
-        measures=(Measure(name="checks_passed", statistic="rate", value=1.0, unit="fraction", n=6, attempted=6),),
+        measures=(
+            Measure(name="smoke", statistic="passed", value=2 / 3, unit="fraction", n=2, attempted=3),
+            *(measure for held, took, _ in checks for measure in (held, took)),
+        ),
+        findings=tuple(finding for *_, finding in checks),
     )
     evals = Report(
         kind="eval",

@@ -123,6 +123,7 @@ def test_a_measure_is_named_as_people_say_it() -> None:
         name="ttft", statistic="p95", slice="tags=a", slot="blue", value=1, unit="seconds", n=1, attempted=1
     )
     assert measure_name(measure) == "TTFT p95 [tags=a] (blue)"
-    assert measure_name(measure.model_copy(update={"name": "error_rate", "statistic": "rate", "slice": ""})) == (
-        "error rate (blue)"
-    )
+    rate = {"name": "error_rate", "statistic": "rate", "slice": "", "unit": "fraction"}
+    assert measure_name(measure.model_copy(update=rate)) == "error rate (blue)"
+    total = {"name": "output_tokens", "statistic": "total", "unit": "tokens", "slot": None}
+    assert measure_name(measure.model_copy(update=total)) == "output tokens total [tags=a]"

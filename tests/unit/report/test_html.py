@@ -218,3 +218,14 @@ def test_a_report_and_a_verdict_alone(reports: tuple[Report, ...], verdict: Call
         assert not parsed.open
         assert "script" not in parsed.tags
     assert "not measured" in document(reports[2])
+
+
+def test_smoke_checks_are_rows_with_what_was_found(reports: tuple[Report, ...]) -> None:
+    markup = document(reports[0])
+    rows = [row for row in markup.split("<tr")[2:] if "data-label" in row]
+    assert len(rows) == 3
+    assert "PASS" in rows[1]
+    assert "19 chunks" in rows[1]
+    assert "VOID" in rows[2]
+    assert "not measured" in rows[2]
+    assert "2 of 3" in markup
