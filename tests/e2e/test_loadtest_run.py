@@ -44,6 +44,10 @@ PROMPTS = (
 )
 
 
+# What a run may say of a machine that many tests share.
+BUSY = {"client-saturated", "chunks-bunched"}
+
+
 def profile(folder: Path, **changes: str | int) -> Path:
     values: dict[str, str | int] = {
         "rate": "20/s",
@@ -115,7 +119,7 @@ def test_a_run_measures_what_was_sent(tmp_path: Path, url: str) -> None:
     seen: list[str] = []
     subject = Subject(release="sha256:" + "1" * 64, name="r1")
     report = run(loaded, Endpoint(url, "good"), tmp_path / "out", subject=subject, progress=seen.append)
-    assert report.findings == ()
+    assert not {finding.code for finding in report.findings} - BUSY
     assert report.subject == subject
     assert Report.read(tmp_path / "out/report.json") == report
     (samples,) = report.samples
@@ -196,7 +200,7 @@ def test_a_bad_server_is_measured_as_bad(tmp_path: Path, url: str, model: str, k
 
 def test_tokens_without_usage_are_chunks_and_the_report_says_so(tmp_path: Path, url: str) -> None:
     report = run(load_profile(profile(tmp_path, duration="500ms")), Endpoint(url, "no-usage"), tmp_path / "out")
-    assert [finding.code for finding in report.findings] == ["tokens-from-chunks"]
+    assert {finding.code for finding in report.findings} - BUSY == {"tokens-from-chunks"}
     assert report.measure("error_rate.rate") is not None
 
 

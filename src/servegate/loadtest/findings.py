@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from servegate.loadtest.measures import measured, schedule_lag
+from servegate.loadtest.measures import measured
 from servegate.loadtest.status import ClientStatus
 from servegate.report.model import Finding
 from servegate.report.records import RequestRecord
 
-MAX_SCHEDULE_LAG_P99 = 0.100
+# More than this share of requests, and more than this many, may not leave later than this.
+MAX_LAG, LATE_SHARE, LATE_COUNT = 0.100, 0.01, 2
 MAX_CPU = 0.90
 # Trailing connections refused in a row that mean: it died while we measured.
 TRAILING_REFUSALS = 10
@@ -42,11 +43,11 @@ def _voiding(kept: Sequence[RequestRecord], status: ClientStatus, alive: bool) -
     if status.state == "gave-up" or not alive or _refused_to_the_end(kept):
         why = status.reason or ("it does not answer any more" if not alive else "the last connections were refused")
         void("endpoint-died", f"the endpoint died during the run: {why}")
-    lag = schedule_lag(kept).value
-    if lag is not None and lag > MAX_SCHEDULE_LAG_P99:
+    late = sum(record.sent - record.scheduled > MAX_LAG for record in kept)
+    if late > max(LATE_COUNT, LATE_SHARE * len(kept)):
         void(
             "client-saturated",
-            f"requests left up to {lag * 1000:.0f} ms late (p99; at most {MAX_SCHEDULE_LAG_P99 * 1000:.0f} ms): "
+            f"{late} of {len(kept)} requests left more than {MAX_LAG * 1000:.0f} ms late (at most {LATE_SHARE:.0%}): "
             "the machine is too busy, or the client too slow for this profile",
         )
     elif status.cpu is not None and status.cpu > MAX_CPU:
@@ -94,7 +95,9 @@ def _tokens(complete: Sequence[RequestRecord]) -> list[Finding]:
         )
     counted = [record for record in complete if record.tokens_from == "usage" and record.chunks]
     chunks = sum(record.chunks for record in counted)
-    per_chunk = sum(record.output_tokens or 0 for record in counted) / chunks if chunks else 1.0
+    # An engine counts the token that ends the answer, which no chunk shows.
+    shown = sum((record.output_tokens or 0) - (record.finish_reason == "stop") for record in counted)
+    per_chunk = shown / chunks if chunks else 1.0
     if per_chunk > 1.05:
         found.append(
             Finding(

@@ -56,7 +56,7 @@ def measures(records: Sequence[RequestRecord], profile: Profile, started: float)
         Measures of the whole, then of each slot that answered.
     """
     kept = measured(records)
-    result = [*_requests(kept, profile.slos), schedule_lag(kept)]
+    result = [*_requests(kept, profile.slos), _schedule_lag(kept)]
     if profile.duration is not None:
         begin = started + profile.warm_up
         result += _throughput(records, begin, begin + profile.duration, len(kept))
@@ -65,7 +65,7 @@ def measures(records: Sequence[RequestRecord], profile: Profile, started: float)
     return result
 
 
-def schedule_lag(records: Sequence[RequestRecord]) -> Measure:
+def _schedule_lag(records: Sequence[RequestRecord]) -> Measure:
     """How late requests left, p99: the client's own fault."""
     return _quantile("schedule_lag", "p99", [record.sent - record.scheduled for record in records], len(records))
 

@@ -188,7 +188,8 @@ def test_a_sound_run_has_no_findings() -> None:
     [
         ([], {}, "nothing-measured"),
         ([record(5, tags=(WARM_UP,))], {}, "nothing-measured"),
-        ([record(20, lag=0.2)], {}, "client-saturated"),
+        ([record(20 + i, lag=0.2) for i in range(3)], {}, "client-saturated"),
+        ([record(20 + i / 100, lag=0.2 if i < 11 else 0) for i in range(1000)], {}, "client-saturated"),
         ([record(20)], {"cpu_seconds": 95, "cpu_window": 100}, "client-saturated"),
         ([record(20)], {"blocked": 3, "blocked_seconds": 1.5}, "connection-pool-blocked"),
         ([record(20)], {"pool_waits": 1}, "connection-pool-blocked"),
@@ -200,6 +201,11 @@ def test_a_sound_run_has_no_findings() -> None:
 )
 def test_what_voids_a_run(records: list[RequestRecord], more: dict[str, Any], code: str) -> None:
     assert codes(records, **more)[code] is True
+
+
+@pytest.mark.parametrize(("late", "of"), [(2, 2), (2, 100), (10, 1000)])
+def test_a_few_late_requests_do_not_void(late: int, of: int) -> None:
+    assert codes([record(20 + i / 100, lag=0.2 if i < late else 0) for i in range(of)]) == {}
 
 
 def test_refused_connections_in_the_middle_do_not_void() -> None:
@@ -217,5 +223,6 @@ def test_findings_say_what_the_first_failure_said() -> None:
 
 def test_findings_about_tokens() -> None:
     assert codes([record(20, tokens_from="chunks")]) == {"tokens-from-chunks": False}
+    assert codes([record(20, output_tokens=6, finish_reason="stop")]) == {}
     assert codes([record(20, output_tokens=10)]) == {"several-tokens-per-chunk": False}
     assert codes([record(20, gap=0.0)]) == {"chunks-bunched": False}
