@@ -48,7 +48,7 @@ def main() -> None:
     print(json.dumps(result, indent=2))
 
 
-async def _measure(pid: int, port: int, streams: int, seconds: float) -> dict[str, float | int | None]:
+async def _measure(pid: int, port: int, streams: int, seconds: float) -> dict[str, float | str]:
     await _ready(port)
     cores = sorted(os.sched_getaffinity(0))
     if len(cores) > 1:

@@ -31,9 +31,9 @@ def server(shared: Simulator) -> Iterator[Simulator]:
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     while not condition():
-        assert time.monotonic() < deadline, "it did not happen within 10 s"
+        assert time.monotonic() < deadline, "it did not happen within 30 s"
         time.sleep(0.02)
 
 
@@ -204,7 +204,7 @@ def test_a_hang_freezes_streams_in_flight(server: Simulator) -> None:
 
 def test_a_crash_ends_the_process_without_a_word(launch: Callable[..., Simulator]) -> None:
     server = launch("--fault", "crash:exit_code=7,after=300ms")
-    assert server.process.wait(10) == 7
+    assert server.process.wait(30) == 7
 
 
 def test_faults_at_the_start_wait_for_their_time(launch: Callable[..., Simulator]) -> None:

@@ -23,9 +23,9 @@ HELLO = {"messages": [{"role": "user", "content": "Hello"}], "ignore_eos": True}
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     while not condition():
-        assert time.monotonic() < deadline, "it did not happen within 10 s"
+        assert time.monotonic() < deadline, "it did not happen within 30 s"
         time.sleep(0.02)
 
 
@@ -56,7 +56,7 @@ def test_sigterm_without_a_timeout_aborts_what_is_in_flight(launch: Callable[...
         server.process.send_signal(signal.SIGTERM)
         data = read_all(sock)
     assert b"[DONE]" not in data
-    assert server.process.wait(10) == 0
+    assert server.process.wait(30) == 0
 
 
 @pytest.mark.parametrize("stream", [True, False])
@@ -74,7 +74,7 @@ def test_a_drain_finishes_what_is_in_flight_and_refuses_what_comes(
         assert server.metrics()[f'http_requests_total{{handler="{CHAT}",method="POST",status="5xx"}}'] == 1
         data = read_all(sock)
     assert b"[DONE]" in data if stream else b'"finish_reason":"length"' in data
-    assert server.process.wait(10) == 0
+    assert server.process.wait(30) == 0
 
 
 def test_a_drain_that_takes_too_long_is_cut_short(launch: Callable[..., Simulator]) -> None:
@@ -82,7 +82,7 @@ def test_a_drain_that_takes_too_long_is_cut_short(launch: Callable[..., Simulato
     with open_request(server, 2000) as sock:
         server.process.send_signal(signal.SIGTERM)
         assert b"[DONE]" not in read_all(sock)
-    assert server.process.wait(10) == 0
+    assert server.process.wait(30) == 0
 
 
 def test_a_second_signal_ends_the_drain(launch: Callable[..., Simulator]) -> None:
@@ -91,14 +91,14 @@ def test_a_second_signal_ends_the_drain(launch: Callable[..., Simulator]) -> Non
         server.process.send_signal(signal.SIGTERM)
         wait_until(lambda: bool(server.control()["draining"]))
         server.process.send_signal(signal.SIGTERM)
-        assert server.process.wait(10) == 0
+        assert server.process.wait(30) == 0
 
 
 def test_an_idle_server_stops_at_once_on_either_signal(launch: Callable[..., Simulator]) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         server = launch("--shutdown-timeout", "1h")
         server.process.send_signal(number)
-        assert server.process.wait(10) == 0
+        assert server.process.wait(30) == 0
 
 
 def test_while_it_loads_connections_are_refused() -> None:
@@ -132,7 +132,7 @@ def test_a_port_that_opens_late_is_closed_before() -> None:
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(("127.0.0.1", port), timeout=5)
         process.terminate()
-        assert process.wait(10) == 0
+        assert process.wait(30) == 0
     finally:
         process.kill()
         process.communicate(timeout=10)
