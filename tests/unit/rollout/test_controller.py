@@ -720,9 +720,9 @@ def moments(tmp_path: Path, item: Release) -> list[tuple[int, str, str]]:
         seen[entry] = seen.get(entry, 0) + 1
         every_tick = entry.startswith(("store.renew", "store.save"))
         near_change = any(
-            "router.write" in near or "workload." in near for near in effects.log[number - 6 : number + 6]
+            "router.write" in near or "workload." in near for near in effects.log[max(0, number - 4) : number + 3]
         )
-        if not every_tick or near_change or seen[entry] <= 2:
+        if not every_tick or near_change or seen[entry] == 1:
             name, when = entry.split()
             kept.append((number, name, when))
     return kept

@@ -180,6 +180,9 @@ class EnvoyFileRouter:
             "retry_policy": {"num_retries": 0, "per_try_idle_timeout": f"{self.idle_timeout:g}s"},
             "weighted_clusters": {"clusters": clusters},
         }
+        # Envoy passes over a route that is equal to the one it has, and goes on naming the old version: the version
+        # is made part of the route, so that a new epoch with the same weights is seen to have arrived.
+        marked = {"match": {"prefix": "/"}, "route": route, "metadata": {"filter_metadata": {ROUTES: {"v": version}}}}
         return {
             "version_info": version,
             "resources": [
@@ -187,9 +190,7 @@ class EnvoyFileRouter:
                     "@type": "type.googleapis.com/envoy.config.route.v3.RouteConfiguration",
                     "name": ROUTES,
                     "validate_clusters": True,
-                    "virtual_hosts": [
-                        {"name": "all", "domains": ["*"], "routes": [{"match": {"prefix": "/"}, "route": route}]}
-                    ],
+                    "virtual_hosts": [{"name": "all", "domains": ["*"], "routes": [marked]}],
                 }
             ],
         }
