@@ -19,17 +19,23 @@ import click
 @click.option("--output", type=click.Path(path_type=Path), default=Path("out/demo"), show_default=True)
 def command(engine: str, defect: str, output: Path) -> None:
     """Run the demo and say where its results are."""
+    import os
     import signal
 
     from servegate.demo.engine import DemoEngine
     from servegate.demo.machine import SLOTS
     from servegate.demo.run import run
+    from servegate.errors import ExitCode
     from servegate.report.stages import Stages
 
-    def stop(number: int, frame: object) -> None:
+    def stop(_number: int, _frame: object) -> None:
+        # Once: end everything in order. Twice: end now; the kernel ends the children with us.
+        for each in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(each, lambda *_: os._exit(ExitCode.INTERRUPTED))
         raise KeyboardInterrupt
 
-    signal.signal(signal.SIGTERM, stop)
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, stop)
     chosen: DemoEngine
     if engine == "vllm":
         from servegate.demo.real import Real

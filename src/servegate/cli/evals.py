@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from servegate.cli.target import resolve, target_options
+
 
 @click.group(help="Ask a suite of questions and score the answers.")
 def command() -> None:
@@ -14,8 +16,7 @@ def command() -> None:
 
 @command.command()
 @click.argument("suite", type=click.Path(path_type=Path))
-@click.option("--base-url", required=True, help="URL of the OpenAI-compatible server, without /v1.")
-@click.option("--model", help="Model to ask for; default: the only one the server has.")
+@target_options
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder for the report; default: out/evals/NAME.")
 @click.option("--limit", type=int, metavar="N", help="Ask N items only, drawn by the seed.")
 @click.option("--seed", type=int, help="Seed instead of the suite's.")
@@ -25,6 +26,7 @@ def run(
     suite: Path,
     base_url: str,
     model: str | None,
+    release: Path | None,
     output: Path | None,
     limit: int | None,
     seed: int | None,
@@ -36,11 +38,8 @@ def run(
     An API key is taken from SERVEGATE_API_KEY. Exit codes: 0 measured, 2 configuration, 3 the measurement is void,
     4 the endpoint or the machine failed.
     """
-    import os
-
     from rich.console import Console
 
-    from servegate.endpoint import Endpoint
     from servegate.errors import NoVerdictError
     from servegate.evals.journal import RECORDS
     from servegate.evals.runner import run as run_suite
@@ -54,11 +53,11 @@ def run(
         loaded = loaded.with_seed(seed)
     if limit is not None:
         loaded = loaded.limited(limit)
-    endpoint = Endpoint(base_url, model, os.environ.get("SERVEGATE_API_KEY") or None)
+    endpoint, subject, _ = resolve(base_url, model, release)
     folder = output or Path("out/evals") / loaded.config.name
     try:
         with shown_progress(loaded.config.name) as progress:
-            report = run_suite(loaded, endpoint, folder, resume=resume, progress=progress)
+            report = run_suite(loaded, endpoint, folder, subject=subject, resume=resume, progress=progress)
     except KeyboardInterrupt:
         click.echo(f"The answers until now are in {folder}; the same command with --resume goes on.", err=True)
         raise

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from servegate.cli.target import resolve, target_options
+
 
 @click.group(help="Send a profile of traffic and measure what users would see.")
 def command() -> None:
@@ -14,30 +16,28 @@ def command() -> None:
 
 @command.command()
 @click.argument("profile", type=click.Path(path_type=Path))
-@click.option("--base-url", required=True, help="URL of the OpenAI-compatible server, without /v1.")
-@click.option("--model", help="Model to ask for; default: the only one the server has.")
+@target_options
 @click.option("--output", type=click.Path(path_type=Path), help="Folder for the report; default: out/loadtest/NAME.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
-def run(profile: Path, base_url: str, model: str | None, output: Path | None, as_json: bool) -> None:
+def run(
+    profile: Path, base_url: str, model: str | None, release: Path | None, output: Path | None, as_json: bool
+) -> None:
     """Send PROFILE and measure latency, errors and throughput.
 
     An API key is taken from SERVEGATE_API_KEY. Exit codes: 0 measured, 2 configuration, 3 the measurement is void,
     4 the endpoint or the machine failed.
     """
-    import os
-
-    from servegate.endpoint import Endpoint
     from servegate.errors import NoVerdictError
     from servegate.loadtest import load_profile
     from servegate.loadtest import run as run_profile
     from servegate.loadtest.view import show, shown_progress
 
     loaded = load_profile(profile)
-    endpoint = Endpoint(base_url, model, os.environ.get("SERVEGATE_API_KEY") or None)
+    endpoint, subject, _ = resolve(base_url, model, release)
     folder = output or Path("out/loadtest") / loaded.profile.name
     try:
         with shown_progress(loaded.profile.name) as progress:
-            report = run_profile(loaded, endpoint, folder, progress=progress)
+            report = run_profile(loaded, endpoint, folder, subject=subject, progress=progress)
     except KeyboardInterrupt:
         click.echo(f"The requests sent until now are in {folder / 'records.jsonl'}", err=True)
         raise

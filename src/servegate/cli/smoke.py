@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from servegate.cli.target import resolve, target_options
+
 
 @click.group(help="Is it up, is it this release, does it stream, does it refuse nonsense?")
 def command() -> None:
@@ -13,26 +15,29 @@ def command() -> None:
 
 
 @command.command()
-@click.option("--base-url", required=True, help="URL of the OpenAI-compatible server, without /v1.")
-@click.option("--model", help="Model that must be served; default: the only one the server has.")
+@target_options
 @click.option("--engine-version", help="Version that the engine must say it has.")
 @click.option("--deadline", type=click.FloatRange(1, 3600), default=60.0, show_default=True, help="Seconds in all.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="File for the report.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 def run(
-    base_url: str, model: str | None, engine_version: str | None, deadline: float, output: Path | None, as_json: bool
+    base_url: str,
+    model: str | None,
+    release: Path | None,
+    engine_version: str | None,
+    deadline: float,
+    output: Path | None,
+    as_json: bool,
 ) -> None:
     """Check an endpoint with about ten requests.
 
     An API key is taken from SERVEGATE_API_KEY. Exit codes: 0 all checks hold, 1 a check failed, 2 configuration,
     4 nobody is there.
     """
-    import os
     import sys
 
     from rich.console import Console
 
-    from servegate.endpoint import Endpoint
     from servegate.errors import ExitCode, InfrastructureError
     from servegate.report.terminal import say
     from servegate.smoke.runner import Result
@@ -45,8 +50,8 @@ def run(
         took = "" if result.ok is None else f"{result.seconds * 1000:,.0f} ms"
         say(console, [f"{mark:<6}  {result.check:<8}  {took:>9}  {result.sentence}"])
 
-    endpoint = Endpoint(base_url, model, os.environ.get("SERVEGATE_API_KEY") or None)
-    report = run_checks(endpoint, expect_version=engine_version, deadline=deadline, progress=show)
+    endpoint, subject, _ = resolve(base_url, model, release)
+    report = run_checks(endpoint, expect_version=engine_version, deadline=deadline, subject=subject, progress=show)
     if output is not None:
         report.write(output)
     if as_json:

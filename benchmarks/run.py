@@ -1,0 +1,158 @@
+"""Every number this project claims, measured here and now, with the machine it was measured on.
+
+    python benchmarks/run.py                 all of it
+    python benchmarks/run.py help demo       some of it
+
+Prints one line per number (measured, claimed, met or not) and writes `out/bench/results.json`.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from servegate.contract import write_atomic
+from servegate.demo.summary import machine_facts
+from servegate.process import python
+from servegate.report.records import CanaryTick, read_records
+
+ROOT = Path(__file__).parents[1]
+OUTPUT = ROOT / "out" / "bench"
+COMMAND = python("-c", "from servegate.cli import main; main()")
+
+
+@dataclass(frozen=True)
+class Number:
+    """One measured number. `claim` None: nothing is claimed, it is only told."""
+
+    name: str
+    value: float
+    unit: str
+    claim: float | None = None
+    better: str = "lower"
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the claim holds."""
+        if self.claim is None:
+            return None
+        return self.value <= self.claim if self.better == "lower" else self.value >= self.claim
+
+    def line(self) -> str:
+        """For people."""
+        sign = "≤" if self.better == "lower" else "≥"
+        claim = "" if self.claim is None else f"   claimed {sign} {self.claim:g}: {'met' if self.met else 'NOT MET'}"
+        return f"{self.name:<64} {self.value:>10.4g} {self.unit:<12}{claim}"
+
+
+def help_() -> Iterator[Number]:
+    """How long a person waits for `servegate --help`."""
+    seconds = []
+    for _ in range(11):
+        began = time.perf_counter()
+        subprocess.run([*COMMAND, "--help"], check=True, capture_output=True)
+        seconds.append(time.perf_counter() - began)
+    yield Number("servegate --help, median of 11", statistics.median(seconds), "s", 0.3)
+
+
+def demo() -> Iterator[Number]:
+    """The demo with each defect: time, losses, and how fast the defect is undone."""
+    for defect in ("errors", "ttft"):
+        output = OUTPUT / f"demo-{defect}"
+        command = [*COMMAND, "demo", "--defect", defect, "--output", str(output)]
+        began = time.perf_counter()
+        ended = subprocess.run(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, check=False)
+        wall = time.perf_counter() - began
+        if ended.returncode not in (0, 1):
+            raise SystemExit(f"the demo ended with status {ended.returncode}")
+        summary = json.loads((output / "summary.json").read_text())
+        healthy, broken = summary["releases"]
+        yield Number(f"demo, defect {defect}: wall time", wall, "s", 300)
+        yield Number(
+            f"demo, defect {defect}: healthy release promoted", float(healthy["outcome"] == "promoted"), "", 1, "higher"
+        )
+        yield Number(
+            f"demo, defect {defect}: requests the healthy release lost",
+            healthy["run"]["failed_requests"],
+            "requests",
+            0,
+        )
+        rolled_back = broken["outcome"] == "rolled_back"
+        yield Number(f"demo, defect {defect}: defective release rolled back", float(rolled_back), "", 1, "higher")
+        if rolled_back:
+            seconds = from_ten_percent(output / broken["name"] / "timeline.jsonl")
+            yield Number(f"demo, defect {defect}: from first carrying 10 % to weight 0", seconds, "s", 60)
+            felt = broken["seconds_from_first_effect_to_weight_zero"]
+            yield Number(f"demo, defect {defect}: from its first effect to weight 0", felt, "s")
+            yield Number(
+                f"demo, defect {defect}: failed requests in the rollout", broken["run"]["failed_requests"], "requests"
+            )
+
+
+def from_ten_percent(timeline: Path) -> float:
+    """Seconds from the first tick at which the candidate had 10 % or more to the first at which it had nothing again.
+
+    Raises:
+        SystemExit: it never had 10 %, or never lost it.
+    """
+    ticks = list(read_records(timeline, CanaryTick))
+    carrying = [tick.at for tick in ticks if tick.candidate and tick.weights.get(tick.candidate, 0) >= 10]
+    after = [tick.at for tick in ticks if carrying and tick.at > carrying[-1]]
+    if not after:
+        raise SystemExit(f"{timeline}: the candidate never went from 10 % to 0")
+    return after[0] - carrying[0]
+
+
+def simulator() -> Iterator[Number]:
+    """What one core of the simulator streams."""
+    found = _script("simulator_throughput.py")
+    yield Number(
+        "simulator: streamed tokens per second of one core", found["tokens_per_second"], "tokens/s", 4000, "higher"
+    )
+
+
+def tests() -> Iterator[Number]:
+    """How long `make test` takes."""
+    began = time.perf_counter()
+    subprocess.run(["make", "test"], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    yield Number("make test", (time.perf_counter() - began) / 60, "min", 12)
+
+
+BENCHMARKS: dict[str, Callable[[], Iterator[Number]]] = {
+    "help": help_, "simulator": simulator, "demo": demo, "tests": tests,
+}  # fmt: skip
+
+
+def _script(name: str) -> dict[str, float]:
+    ended = subprocess.run(
+        python(str(ROOT / "benchmarks" / name)), cwd=ROOT, check=True, capture_output=True, text=True
+    )
+    return dict(json.loads(ended.stdout))
+
+
+def main(chosen: list[str]) -> int:
+    """Run the chosen benchmarks; 1 when a claim was not met."""
+    unknown = [name for name in chosen if name not in BENCHMARKS]
+    if unknown:
+        sys.stderr.write(f"no benchmark {unknown[0]!r}; there are {', '.join(BENCHMARKS)}\n")
+        return 2
+    machine = machine_facts()
+    print(" · ".join(f"{key} {value}" for key, value in machine.items()), flush=True)
+    numbers = []
+    for name in chosen or BENCHMARKS:
+        for number in BENCHMARKS[name]():
+            numbers.append(number)
+            print(number.line(), flush=True)
+    document = {"machine": machine, "numbers": [{**asdict(number), "met": number.met} for number in numbers]}
+    write_atomic(OUTPUT / "results.json", (json.dumps(document, indent=1) + "\n").encode())
+    return int(any(number.met is False for number in numbers))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
