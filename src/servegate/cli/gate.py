@@ -52,3 +52,40 @@ def check(
 
         print_verdict(verdict, Console())
     return verdict.outcome.exit_code
+
+
+@command.command()
+@click.option("--policy", required=True, type=click.Path(path_type=Path), help="Policy file.")
+@click.option(
+    "--baseline",
+    "baselines",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="Report of the model as it is; once per report.",
+)
+@click.option(
+    "--again",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="Report of a second run of the same model (A/A); once per report.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON.")
+def plan(policy: Path, baselines: tuple[Path, ...], again: tuple[Path, ...], as_json: bool) -> int:
+    """Print what a policy can see before anything runs.
+
+    A check that would not PASS an unchanged model in 99 % of the runs is refused: exit code 2, with the numbers that
+    would do.
+    """
+    import dataclasses
+    import json
+
+    from servegate.errors import ExitCode
+    from servegate.gates.files import foresee
+    from servegate.gates.plan import table
+
+    found = foresee(policy, baselines, again)
+    if as_json:
+        click.echo(json.dumps([dataclasses.asdict(item) for item in found], indent=1))
+    else:
+        click.echo("\n".join(table(found)))
+    return ExitCode.PASS if all(item.accepted for item in found) else ExitCode.USAGE

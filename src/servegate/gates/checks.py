@@ -172,6 +172,11 @@ class Baseline(Config):
         return margin(self.margin)
 
     @property
+    def detected(self) -> Margin | None:
+        """`detect`, parsed."""
+        return None if self.detect is None else margin(self.detect)
+
+    @property
     def alpha(self) -> float:
         """One-sided error, 1 − confidence."""
         return round(1 - fraction(self.confidence), 12)

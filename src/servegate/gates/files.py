@@ -12,6 +12,7 @@ from servegate.config import load
 from servegate.contract import sha256_file
 from servegate.errors import ConfigError
 from servegate.gates.evaluate import evaluate
+from servegate.gates.plan import Planned, plan
 from servegate.gates.policy import Policy
 from servegate.release import Release
 from servegate.report.model import Report
@@ -43,6 +44,22 @@ def decide(
         answers = load_answers([*reports, *baselines], [*given, *before])
     judged = None if release is None else load_release(release)
     return evaluate(rules, given, before, answers=answers, release=judged, now=now, decided_by=decider())
+
+
+def foresee(policy: Path, baselines: Sequence[Path], again: Sequence[Path]) -> list[Planned]:
+    """Read everything a plan needs and plan it.
+
+    Args:
+        policy: policy file.
+        baselines: report files of the model as it is.
+        again: report files of a second run of the same model.
+
+    Raises:
+        ConfigError: a file is wrong, or two reports fit where one is meant.
+    """
+    first, second = load_reports(baselines), load_reports(again)
+    answers = load_answers([*baselines, *again], [*first, *second])
+    return plan(load_policy(policy), first, second, answers=answers)
 
 
 def load_policy(path: Path) -> Policy:
