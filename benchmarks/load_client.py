@@ -269,6 +269,8 @@ async def serve(port: int) -> None:
                 writer.write(head)
                 start = before = loop.time()
                 for number in range(TOKENS):
+                    if writer.is_closing():
+                        return
                     writer.write(framed)
                     await asyncio.sleep(max(0.0, start + (number + 1) * ITL - loop.time()))
                     now = loop.time()
