@@ -20,11 +20,21 @@ from servegate.stats import eprocess
 if TYPE_CHECKING:
     from servegate.rollout.plan import Check, Plan
 
-_SCALES = tuple(1.25**power for power in range(1, 60))
+_SCALES = tuple(1.25**power for power in range(1, 50))
+_ENOUGH = 2_000
+"""Intervals of one step after which a check that has not decided never will, in practice."""
 
 
 def problem(plan: Plan) -> str | None:
     """Why the plan could not decide, with the numbers that would do; None when it could."""
+    for step in plan.steps:
+        takes = step.min_requests / (plan.expect.requests_per_second * step.weight / 100)
+        if takes > plan.limits.step:
+            return (
+                f"step {step.weight:g}%: min_requests {step.min_requests} would take {takes:.0f}s at "
+                f"{plan.expect.requests_per_second:g} requests/s, beyond limits.step {plan.limits.step:g}s; "
+                f"{int(step.min_requests * plan.limits.step / takes)} would fit"
+            )
     for check in plan.checks:
         if not _can_fire(plan, check, 1, 1):
             needs = _remedy(partial(_can_fire, plan, check), plan)
@@ -59,32 +69,33 @@ def _remedy(works: Callable[[float, float], bool], plan: Plan) -> str:
 
 
 def _intervals(
-    plan: Plan, check: Check, time: float, traffic: float, *, waiting: bool
-) -> Iterator[tuple[float, float]]:
-    """(weight of the candidate as a fraction, requests of the candidate) of every interval before the promotion.
+    plan: Plan, check: Check, time: float, traffic: float, *, against: bool
+) -> Iterator[tuple[float, float, int]]:
+    """Per step before the promotion: the candidate's weight as a fraction, its requests per interval, and how many
+    intervals in which the check compares fit into it.
 
     Args:
         time, traffic: factors on the steps' times and on the expected traffic.
-        waiting: the step before the last may last until its time limit.
+        against: evidence against the candidate must come by itself; for evidence that promotion waits for, the step
+            before the last may last until its time limit.
     """
     rate = plan.expect.requests_per_second * traffic
     relative = check.kind in ("errors-vs-stable", "ttft-vs-stable")
     for index, step in enumerate(plan.steps):
         weight = step.weight / 100
         is_last = index == len(plan.steps) - 1
-        if (relative and weight >= 1) or (waiting and is_last):
+        if (relative and weight >= 1) or (is_last and not against) or not _compared(check, weight, against=against):
             continue
         slowest = min(weight, 1 - weight) if relative else weight
         length = max(check.interval, check.min_requests / (rate * slowest))
         lasts = max(step.min_time, step.min_requests / (rate * weight)) * time
-        if waiting and index == len(plan.steps) - 2:
+        if not against and index == len(plan.steps) - 2:
             lasts = max(lasts, plan.limits.step * time)
-        for _ in range(int(lasts / length + 1e-9)):
-            yield weight, rate * weight * length
+        yield weight, rate * weight * length, int(lasts / length + 1e-9)
 
 
 def _fitting(plan: Plan, check: Check) -> int:
-    return sum(_compared(check, weight, against=True) for weight, _ in _intervals(plan, check, 1, 1, waiting=False))
+    return sum(fit for _, _, fit in _intervals(plan, check, 1, 1, against=True))
 
 
 def _compared(check: Check, weight: float, *, against: bool) -> bool:
@@ -98,9 +109,7 @@ def _compared(check: Check, weight: float, *, against: bool) -> bool:
 def _can_fire(plan: Plan, check: Check, time: float, traffic: float) -> bool:
     how, limit = bets.bets_against(plan.horizon(check)), plan.log_limit(check)
     n, wealth = 0, tuple[float, ...]()
-    for weight, _ in _intervals(plan, check, time, traffic, waiting=False):
-        if not _compared(check, weight, against=True):
-            continue
+    for weight, _, fit in _intervals(plan, check, time, traffic, against=True):
         if check.kind == "errors-vs-stable":
             loudest = 1 / bets.failure_share_bound(weight, check.odds_ratio)
             ratio = min(loudest, bets.RELATIVE_CAP)
@@ -108,10 +117,11 @@ def _can_fire(plan: Plan, check: Check, time: float, traffic: float) -> bool:
             ratio = 1 / check.slower
         else:
             ratio = min(1 / check.at_most, bets.SLO_CAP)
-        wealth = eprocess.advance(how, n, wealth, [(ratio, 1)])
-        n += 1
-        if eprocess.log_e(how, n, wealth) >= limit:
-            return True
+        for _ in range(min(fit, _ENOUGH)):
+            wealth = eprocess.advance(how, n, wealth, [(ratio, 1)])
+            n += 1
+            if eprocess.log_e(how, n, wealth) >= limit:
+                return True
     return False
 
 
@@ -124,11 +134,10 @@ def _can_promote(plan: Plan, check: Check, time: float, traffic: float) -> bool:
         return True
     how, limit = bets.bets_for(), plan.promote_log_limit
     n, wealth = 0, tuple[float, ...]()
-    for weight, requests in _intervals(plan, check, time, traffic, waiting=True):
-        if not _compared(check, weight, against=False):
-            continue
-        wealth = eprocess.advance(how, n, wealth, [(ratio, requests if per_request else 1)])
-        n += 1
-        if eprocess.log_e(how, n, wealth) >= limit:
-            return True
+    for _, requests, fit in _intervals(plan, check, time, traffic, against=False):
+        for _ in range(min(fit, _ENOUGH)):
+            wealth = eprocess.advance(how, n, wealth, [(ratio, requests if per_request else 1)])
+            n += 1
+            if eprocess.log_e(how, n, wealth) >= limit:
+                return True
     return False
