@@ -32,7 +32,7 @@ from servegate.report.format import (
 from servegate.report.model import Finding, Measure, Report
 from servegate.report.plots import Plot, timeline_plots
 from servegate.report.records import EvalRecord
-from servegate.report.story import Defect, Facts, ReleaseStory, cards, facts, headline, hurt, ratio, summary
+from servegate.report.story import Defect, Facts, ReleaseStory, cards, facts, headline, ratio, summary
 from servegate.report.terminal import threshold_of, value_of
 from servegate.report.verdict import Verdict
 
@@ -111,7 +111,7 @@ class _StoryView:
     known: Facts
     badge: tuple[str, str, str]
     headline: str
-    hurt: str
+    counted: str
     cards: Mapping[str, str]
     fired: tuple[str, ...]
     plots: tuple[Plot, ...]
@@ -208,7 +208,7 @@ def _story_view(story: ReleaseStory, index: int) -> _StoryView:
         known=known,
         badge=BADGES[story.outcome],
         headline=headline(story, known),
-        hurt=hurt(known),
+        counted=_counted(known),
         cards=cards(story, known),
         fired=tuple(
             f"{item.check}: evidence {quantity(item.log_e, 'score', unlike=item.log_limit)}, "
@@ -223,6 +223,14 @@ def _story_view(story: ReleaseStory, index: int) -> _StoryView:
         events_left_out=max(0, len(events) - MAX_EVENTS),
         conditions=_conditions(story),
     )
+
+
+def _counted(known: Facts) -> str:
+    if not known.served:
+        return ""
+    if known.from_records:
+        return "Requests as the clients counted them, sent between the first and the last moment of this rollout."
+    return "Requests as the engines counted them: those that never reached an engine are not among them."
 
 
 def _events(story: ReleaseStory, known: Facts) -> list[tuple[str, str, str, str]]:

@@ -93,8 +93,10 @@ def test_a_timeline_becomes_a_page(
     page = out.read_text()
     assert "rolled back" in page
     assert "23 of 47 requests failed on green" in page
+    assert "as the clients counted them" in page
     assert run("canary", tmp_path / "timeline.jsonl", "--output", out) == 0
     assert "for showing only" in out.read_text()
+    assert "as the engines counted them" in out.read_text()
 
 
 def test_an_empty_or_torn_timeline(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
