@@ -208,7 +208,8 @@ def _rolling_back(turn: Turn) -> None:
     if state.weights != target and state.ready.get(state.stable, 1) > 0:
         turn.change(weights=target)
     state = turn.state
-    if state.weights == target and serves(turn.seen.route, target):
+    # What was seen must have been seen after the decision, not before it.
+    if state.weights == target and serves(turn.seen.route, target) and state.phase_since < turn.now:
         turn.finish(Phase.ROLLED_BACK, state.reason)
     elif state.weights != target:
         turn.wait_for(
