@@ -23,6 +23,7 @@ from pathlib import Path
 
 from servegate.demo.vllm_install import LOCK_NAME, Installation, check_machine
 from servegate.errors import ConfigError, InfrastructureError
+from servegate.pipeline.files import find
 from servegate.process import Child
 
 # A release's arguments decide how it answers. Where it listens and which files it loads is decided here.
@@ -150,11 +151,4 @@ def _key(text: str) -> str:
 
 
 def _read_lock() -> str:
-    """The lock file: beside the sources in a checkout, beside this module in an installed package."""
-    here = Path(__file__).resolve()
-    for folder in (here.parents[3], here.parent):
-        try:
-            return (folder / LOCK_NAME).read_text("utf-8")
-        except OSError:
-            continue
-    raise InfrastructureError(f"{LOCK_NAME} is missing from this installation of servegate")
+    return find(LOCK_NAME).read_text("utf-8")
