@@ -14,7 +14,7 @@ import pytest
 from servegate.simulator import tokens
 
 if TYPE_CHECKING:
-    from conftest import Simulator
+    from simulator_process import Simulator
 
 REFUND = [{"role": "user", "content": "환불은 얼마나 걸리나요?"}]
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from conftest import Simulator
+    from simulator_process import Simulator
 
 WARRANTY = {"messages": [{"role": "user", "content": "How long is the warranty?"}], "temperature": 0}
 CHAT = "/v1/chat/completions"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from conftest import Simulator
+    from simulator_process import Simulator
 
 RECORDED = Path(__file__).parents[2] / "fixtures" / "vllm-0.32.0-metrics.txt"
 LABEL = re.compile(r'([A-Za-z_]\w*)="((?:[^"\\]|\\.)*)"')
