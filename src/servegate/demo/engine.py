@@ -24,6 +24,8 @@ class Files:
     live: str
     policy: str
     plan: str
+    items: int | None = None
+    """Items of the suite to ask, drawn by its seed; None: all."""
 
 
 class DemoEngine(Protocol):

@@ -23,11 +23,12 @@ class Real:
 
     name = "vllm"
     files = Files(
-        suite="evals/suites/support-small.yaml",
+        suite="evals/suites/support.yaml",
         load="loadtest/profiles/vllm-cpu.yaml",
         live="loadtest/profiles/vllm-cpu-live.yaml",
         policy="gates/vllm-cpu.yaml",
         plan="rollout/vllm-cpu.yaml",
+        items=24,
     )
     start_timeout = 300.0
 

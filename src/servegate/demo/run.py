@@ -122,7 +122,7 @@ def _release(
     output = place.root / release.name
     plan = load_plan(find(engine.files.plan))
     files = engine.files
-    checks = Checks(suite=find(files.suite), profile=find(files.load), policy=find(files.policy))
+    checks = Checks(find(files.suite), find(files.load), find(files.policy), items=files.items)
 
     stages.start(f"release {release.name}")
     local.bring_up(idle, release, engine.start_timeout, stages.update)

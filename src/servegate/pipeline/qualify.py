@@ -40,6 +40,8 @@ class Checks:
     suite: Path
     profile: Path
     policy: Path
+    items: int | None = None
+    """Items of the suite to ask, drawn by its seed; None: all."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,8 @@ def qualify(
     """
     policy = load_policy(checks.policy)
     suite = evals.load_suite(checks.suite)
+    if checks.items is not None:
+        suite = suite.limited(checks.items)
     profile = loadtest.load_profile(checks.profile)
     subject = Subject(release=release.identity(), name=release.name, endpoint=endpoint.describe())
 
