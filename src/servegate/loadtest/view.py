@@ -67,17 +67,16 @@ def shown_progress(name: str) -> Iterator[Callable[[str], None]]:
 
 def show(report: Report, folder: Path) -> None:
     """Print a load report."""
+    slots = sorted({f"@{measure.slot}" for measure in report.measures if measure.slot is not None})
     console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=120)
+    console.width = max(console.width, 80 if len(slots) < 2 else 90)  # no number may be cut off
     asked = report.subject.name or ""
     console.print(f"[bold]{escape(report.name)}[/bold] against {escape(asked)}")
     whole = [measure for measure in report.measures if measure.slot is None]
-    table = Table(box=None, pad_edge=False)
-    for heading in ("latency", "p50", "p95", "95 % interval", "p99", "95 % interval", "n"):
-        table.add_column(heading, justify="left" if heading == "latency" else "right", no_wrap=True)
+    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)
+    for heading in ("latency, ms", "p50", "p95", "95 % of p95", "p99", "95 % of p99", "n"):
+        table.add_column(heading, justify="left" if heading == "latency, ms" else "right", no_wrap=True)
     by_key = {measure.key: measure for measure in report.measures}
-    slots = sorted({f"@{measure.slot}" for measure in report.measures if measure.slot is not None})
     for name in dict.fromkeys(measure.name for measure in whole if measure.statistic == "p95"):
         for slot in ("", *slots) if len(slots) > 1 else ("",):
             row = [by_key.get(f"{name}.{statistic}{slot}") for statistic in ("p50", "p95", "p99")]
@@ -95,13 +94,17 @@ def show(report: Report, folder: Path) -> None:
 
 
 def _ms(measure: Measure | None) -> str:
-    return "–" if measure is None or measure.value is None else f"{measure.value * 1000:.1f} ms"
+    return "–" if measure is None or measure.value is None else _number(measure.value)
 
 
 def _bounds(measure: Measure | None) -> str:
     if measure is None or measure.interval is None:
         return "–"
-    return f"{measure.interval.low * 1000:.1f} to {measure.interval.high * 1000:.1f}"
+    return f"{_number(measure.interval.low)}–{_number(measure.interval.high)}"
+
+
+def _number(seconds: float) -> str:
+    return f"{seconds * 1000:.{1 if seconds < 0.1 else 0}f}"
 
 
 def _value(measure: Measure) -> str:
