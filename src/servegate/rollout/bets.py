@@ -14,6 +14,10 @@ PRIOR = (0.05, 0.1, 0.2, 0.65)
 AT_ONCE = 0.8
 """Share of the wealth that bets from the start; the rest waits for defects that begin late."""
 
+PRIOR_FOR = (0.1, 0.2, 0.3, 0.4)
+AT_ONCE_FOR = 0.5
+"""The same for evidence that promotion waits for, which has more time."""
+
 RELATIVE_CAP = 10.0
 """Largest multiple of its bound that one interval's share of failures may count as: two intervals, all that a burst of
 one interval's length can touch, then multiply the wealth by less than 100."""
@@ -41,10 +45,10 @@ def bets_against(horizon: int) -> Bets:
     return Bets(stakes=STAKES, prior=PRIOR, at_once=AT_ONCE, horizon=horizon)
 
 
-@lru_cache(maxsize=1)
-def bets_for() -> Bets:
-    """Bets for a candidate: what counts is the whole run, so nothing waits."""
-    return Bets(stakes=STAKES, prior=PRIOR, at_once=1.0, horizon=1)
+@lru_cache(maxsize=256)
+def bets_for(horizon: int) -> Bets:
+    """Bets for a candidate. Half waits, so that a bad minute is not held against a healthy release for long."""
+    return Bets(stakes=STAKES, prior=PRIOR_FOR, at_once=AT_ONCE_FOR, horizon=horizon)
 
 
 def failure_share_bound(exposed: float, odds_ratio: float) -> float:

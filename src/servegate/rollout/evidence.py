@@ -72,7 +72,7 @@ def advance(plan: Plan, check: Check, state: CheckState, view: View) -> CheckSta
     if any(_size(check, added.open.get(slot)) < check.min_requests for slot in needed):
         return added
     judged = _judge(plan, check, added, view)
-    promotion = promote_log_e(check, judged)
+    promotion = promote_log_e(plan, check, judged)
     return judged.model_copy(
         update={
             "since": view.at,
@@ -101,9 +101,9 @@ def stable_log_e(plan: Plan, check: Check, state: CheckState) -> float:
     return _log(bets.bets_against(plan.horizon(check)), state.stable) if state.stable else 0.0
 
 
-def promote_log_e(check: Check, state: CheckState) -> float | None:
+def promote_log_e(plan: Plan, check: Check, state: CheckState) -> float | None:
     """Evidence for promotion; None when the check asks for none."""
-    return _log(bets.bets_for(), state.promote or Wealth()) if wants_promotion(check) else None
+    return _log(bets.bets_for(plan.horizon(check)), state.promote or Wealth()) if wants_promotion(check) else None
 
 
 def wants_promotion(check: Check) -> bool:
@@ -171,15 +171,15 @@ def _size(check: Check, sums: SlotInterval | None) -> float:
 
 
 def _judge(plan: Plan, check: Check, state: CheckState, view: View) -> CheckState:
-    how = bets.bets_against(plan.horizon(check))
+    horizon = plan.horizon(check)
     if isinstance(check, ErrorsVsStable):
-        return _errors_vs_stable(how, check, state, view)
+        return _errors_vs_stable(horizon, check, state, view)
     if isinstance(check, TtftVsStable):
-        return _ttft_vs_stable(how, check, state, view)
-    return _slo(how, check, state, view)
+        return _ttft_vs_stable(horizon, check, state, view)
+    return _slo(horizon, check, state, view)
 
 
-def _errors_vs_stable(how: eprocess.Bets, check: ErrorsVsStable, state: CheckState, view: View) -> CheckState:
+def _errors_vs_stable(horizon: int, check: ErrorsVsStable, state: CheckState, view: View) -> CheckState:
     candidate, stable = state.open[view.candidate], state.open[view.stable]
     bad, control_bad = candidate.failures, stable.failures
     if not _loaded_more(candidate, stable, bets.LOAD_RATIO):
@@ -196,14 +196,14 @@ def _errors_vs_stable(how: eprocess.Bets, check: ErrorsVsStable, state: CheckSta
     return state.model_copy(
         update={
             **judged,
-            "against": _bet(how, state.against, [(min(share / bound, bets.RELATIVE_CAP), 1)]),
+            "against": _bet(bets.bets_against(horizon), state.against, [(min(share / bound, bets.RELATIVE_CAP), 1)]),
             "observed": state.observed + share,
             "bound": state.bound + bound,
         }
     )
 
 
-def _ttft_vs_stable(how: eprocess.Bets, check: TtftVsStable, state: CheckState, view: View) -> CheckState:
+def _ttft_vs_stable(horizon: int, check: TtftVsStable, state: CheckState, view: View) -> CheckState:
     candidate, stable = state.open[view.candidate], state.open[view.stable]
     if candidate.ttft is None or stable.ttft is None or candidate.ttft.edges != stable.ttft.edges:
         return _skip(state, "the two slots' buckets of time to first token differ")
@@ -215,11 +215,13 @@ def _ttft_vs_stable(how: eprocess.Bets, check: TtftVsStable, state: CheckState, 
     counts_against = not _loaded_more(candidate, stable, check.load_ratio)
     counts_for = not _loaded_more(stable, candidate, check.load_ratio)
     if counts_against:
-        update["against"] = _bet(how, state.against, [(slower / check.slower, 1)])
+        update["against"] = _bet(bets.bets_against(horizon), state.against, [(slower / check.slower, 1)])
         update["observed"] = state.observed + slower
         update["bound"] = state.bound + check.slower
     if counts_for and check.promote_slower is not None:
-        update["promote"] = _bet(bets.bets_for(), state.promote, [((1 - slower) / (1 - check.promote_slower), 1)])
+        update["promote"] = _bet(
+            bets.bets_for(horizon), state.promote, [((1 - slower) / (1 - check.promote_slower), 1)]
+        )
     if not counts_against:
         update["skipped"] = state.skipped + 1
         update["skipped_because"] = (
@@ -229,7 +231,7 @@ def _ttft_vs_stable(how: eprocess.Bets, check: TtftVsStable, state: CheckState, 
     return state.model_copy(update=update)
 
 
-def _slo(how: eprocess.Bets, check: ErrorsSlo | TtftSlo, state: CheckState, view: View) -> CheckState:
+def _slo(horizon: int, check: ErrorsSlo | TtftSlo, state: CheckState, view: View) -> CheckState:
     if isinstance(check, TtftSlo) and not all(
         sums.ttft is None or check.over in sums.ttft.edges for sums in state.open.values()
     ):
@@ -243,7 +245,7 @@ def _slo(how: eprocess.Bets, check: ErrorsSlo | TtftSlo, state: CheckState, view
             continue
         bad = _bad(check, sums)
         wealth = state.against if field == "against" else state.stable
-        update[field] = _bet(how, wealth, [(min(bad / size / check.at_most, bets.SLO_CAP), 1)])
+        update[field] = _bet(bets.bets_against(horizon), wealth, [(min(bad / size / check.at_most, bets.SLO_CAP), 1)])
         bad_recently[slot] = bets.FADE * bad_recently.get(slot, 0.0) + bad
         seen_recently[slot] = bets.FADE * seen_recently.get(slot, 0.0) + size
         if slot == view.candidate:
@@ -251,7 +253,7 @@ def _slo(how: eprocess.Bets, check: ErrorsSlo | TtftSlo, state: CheckState, view
             update["bound"] = state.bound + check.at_most
             if isinstance(check, ErrorsSlo) and check.promote_at_most is not None:
                 good = 1 / (1 - check.promote_at_most)
-                update["promote"] = _bet(bets.bets_for(), state.promote, [(good, size - bad), (0.0, bad)])
+                update["promote"] = _bet(bets.bets_for(horizon), state.promote, [(good, size - bad), (0.0, bad)])
     return state.model_copy(update={**update, "bad": bad_recently, "seen": seen_recently})
 
 

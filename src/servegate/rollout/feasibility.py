@@ -132,7 +132,7 @@ def _can_promote(plan: Plan, check: Check, time: float, traffic: float) -> bool:
         ratio, per_request = 1 / (1 - check.promote_at_most), True
     else:
         return True
-    how, limit = bets.bets_for(), plan.promote_log_limit
+    how, limit = bets.bets_for(plan.horizon(check)), plan.promote_log_limit
     n, wealth = 0, tuple[float, ...]()
     for _, requests, fit in _intervals(plan, check, time, traffic, against=False):
         for _ in range(min(fit, _ENOUGH)):

@@ -57,12 +57,11 @@ def e_value(plan: Plan, check: Check, gathered: CheckState) -> str:
 def promotion_missing(plan: Plan, check: Check, gathered: CheckState | None) -> str:
     """A check has not yet shown what promotion needs."""
     gathered = gathered or CheckState()
-    value = evidence.promote_log_e(check, gathered)
+    value = evidence.promote_log_e(plan, check, gathered)
     assert value is not None
-    skipped = f"; {gathered.skipped} intervals not compared: {gathered.skipped_because}" if gathered.skipped else ""
     return (
         f"evidence of check {check.name} that the candidate is not worse "
-        f"(e-value {_number(value)} of {_number(plan.promote_log_limit)}{skipped})"
+        f"(e-value {_number(value)} of {_number(plan.promote_log_limit)})"
     )
 
 

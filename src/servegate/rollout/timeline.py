@@ -35,7 +35,7 @@ def _evidence(plan: Plan, state: State) -> tuple[Evidence, ...]:
                 check=check.name,
                 log_e=evidence.log_e(plan, check, gathered),
                 log_limit=plan.log_limit(check),
-                promote_log_e=evidence.promote_log_e(check, gathered),
+                promote_log_e=evidence.promote_log_e(plan, check, gathered),
                 promote_log_limit=plan.promote_log_limit if wanted else None,
             )
         )
