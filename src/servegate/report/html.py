@@ -261,7 +261,7 @@ def _report_view(report: Report, records: Sequence[EvalRecord]) -> _ReportView:
         + f": {report.name}",
         head=f"{date(report.started)}, {duration(report.finished - report.started)}, {report.tool}",
         checks=checks,
-        scores=tuple(_score(m) for m in sorted(scores, key=lambda m: (m.slice, m.key))),
+        scores=tuple(_score(m) for m in sorted(scores, key=lambda m: (m.slice.startswith("scorer="), m.slice, m.key))),
         quantiles=_quantile_table(tabled),
         others=tuple((measure_name(m), measured(m), _n(m)) for m in others),
         left_out=len(shown) - len(measures),
@@ -289,7 +289,7 @@ def _smoke_checks(report: Report) -> tuple[tuple[_Check, ...], frozenset[str]]:
             _Check(
                 name=name,
                 outcome="VOID" if value is None else "PASS" if value >= 1 else "FAIL",
-                took=duration(took.value) if took is not None else "",
+                took=quantity(took.value, took.unit) if took is not None else "",
                 found=sentence.message if sentence is not None else "",
             )
         )
@@ -301,7 +301,7 @@ def _score(measure: Measure) -> _Row:
         return None if value is None else min(1.0, max(0.0, value))
 
     interval = measure.interval
-    part = f": {measure.slice.replace('tags=', '')}" if measure.slice else ", all"
+    part = f": {measure.slice.removeprefix('tags=').replace('=', ' ')}" if measure.slice else ", all"
     return _Row(
         label=words(measure.name) + part,
         shown=measured(measure),
@@ -329,7 +329,7 @@ def _quantile_table(measures: Sequence[Measure]) -> tuple[tuple[str, ...], ...]:
 
 
 def _n(measure: Measure) -> str:
-    if measure.n == measure.attempted:
+    if measure.n >= measure.attempted:
         return count(measure.n)
     return f"{count(measure.n)} of {count(measure.attempted)}"
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from servegate.report.format import clean, clock
+from servegate.report.format import clean, clock, plural
 from servegate.report.records import RequestRecord
 from servegate.report.series import (
     MIN_FOR_P50,
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 MAX_POINTS = 1500
 Curves = dict[str, list[tuple[float, float]]]
+Rows = list[tuple[float, float, float]]
 
 
 @dataclass(frozen=True)
@@ -75,14 +76,21 @@ def timeline_plots(story: ReleaseStory, known: Facts, prefix: str) -> list[Plot]
     if records or any(slot.ttft_p50 is not None for tick in story.ticks for slot in tick.slots.values()):
         plots.append(_latency(story, known, records, f"{prefix}-l"))
     if records or any(slot.requests for tick in story.ticks for slot in tick.slots.values()):
-        plots.append(_errors(story, known, records, f"{prefix}-e"))
+        rates = {slot: _rates(story, known, records, slot) for slot in known.slots}
+        plots.append(_requests(story, known, rates, f"{prefix}-e"))
+        if any(failed for rows in rates.values() for *_, failed in rows):
+            plots.append(_failures(story, known, rates, records, f"{prefix}-f"))
     against, towards = _curves(story, known)
+    styles = _styles(against, towards)
     if against:
         note = "1 is the limit: a check that reaches it sends the release back."
-        plots.append(_evidence(story, known, against, "Evidence against the release", note, "limit", f"{prefix}-r"))
+        plots.append(
+            _evidence(story, known, against, styles, "Evidence against the release", note, "limit", f"{prefix}-r")
+        )
     if towards:
         note = "Evidence that the release is not worse. Every check must have reached 1 before promotion."
-        plots.append(_evidence(story, known, towards, "Evidence for promotion", note, "enough", f"{prefix}-p"))
+        title = "Evidence for promotion"
+        plots.append(_evidence(story, known, towards, styles, title, note, "enough", f"{prefix}-p"))
     return plots
 
 
@@ -97,6 +105,16 @@ def _curves(story: ReleaseStory, known: Facts) -> tuple[Curves, Curves]:
             if item.promote_log_e is not None and item.promote_log_limit is not None:
                 towards.setdefault(item.check, []).append((at, ratio(item.promote_log_e, item.promote_log_limit)))
     return against, towards
+
+
+def _styles(against: Curves, towards: Curves) -> dict[str, int]:
+    """Check → index of its colour and dashes, the same in both pictures.
+
+    Where there are more checks than can be told apart, those that came closest to a limit.
+    """
+    peaks = {check: max((y for _, y in [*line, *towards.get(check, ())]), default=0) for check, line in against.items()}
+    ranked = sorted(peaks, key=lambda check: -peaks[check])[: len(SERIES)]
+    return {check: index for index, check in enumerate(check for check in against if check in ranked)}
 
 
 def _weights(story: ReleaseStory, known: Facts, prefix: str) -> Plot:
@@ -177,70 +195,88 @@ def _latency(story: ReleaseStory, known: Facts, records: Sequence[RequestRecord]
     return _plot("Time to first token", note, alt, tuple(legend), draw, 2.5, prefix)
 
 
-def _errors(story: ReleaseStory, known: Facts, records: Sequence[RequestRecord], prefix: str) -> Plot:
+def _rates(story: ReleaseStory, known: Facts, records: Sequence[RequestRecord], slot: str) -> Rows:
+    """Middle of the bin, requests per second, failed requests: by the clients if they were there."""
     width = bin_width(known.length)
-    unknown = [record for record in records if record.slot not in known.slots and not record.ok]
+    if records:
+        return [(b.middle, b.requests / b.seconds, b.failed) for b in bins(records, known, slot, width)]
+    return rates_by_ticks(story.ticks, known, slot, width)
 
-    def rows(slot: str) -> list[tuple[float, float, float]]:
-        """Middle, requests per second, failures per second."""
-        if records:
-            return [(b.middle, b.requests / b.seconds, b.failed / b.seconds) for b in bins(records, known, slot, width)]
-        return rates_by_ticks(story.ticks, known, slot, width)
+
+def _requests(story: ReleaseStory, known: Facts, rates: dict[str, Rows], prefix: str) -> Plot:
+    width = bin_width(known.length)
 
     def draw(axes: Axes, wide: bool) -> None:
         for slot in known.slots:
             colour, mine = HEX[slot_colour(slot, known.slots)], slot == known.candidate
-            line = with_gaps(rows(slot), width, known.length)
+            line = with_gaps(rates[slot], width, known.length)
             xs, ys = [x for x, *_ in line], [y for _, y, _ in line]
             axes.step(xs, ys, where="mid", color=colour, linewidth=2.2 if mine else 1.4)
-        for slot in known.slots:
-            bad = [(x, failed) for x, _, failed in rows(slot) if failed]
-            if bad:
-                colour = HEX["bad"] if slot == known.candidate else HEX["ink"]
-                axes.vlines([x for x, _ in bad], 0, [y for _, y in bad], color=colour, linewidth=1.6, zorder=4)
-                cross: dict[str, Any] = {
-                    "linestyle": "none",
-                    "marker": "x" if slot == known.candidate else "+",
-                    "markeredgewidth": 1.6,
-                }
-                axes.plot([x for x, _ in bad], [y for _, y in bad], color=colour, markersize=5.5, zorder=5, **cross)
         axes.set_ylim(bottom=0)
         axes.margins(y=0.1)
         _unit(axes, "requests/s")
         _marks(axes, story, known, wide)
 
-    legend = []
-    for slot in known.slots:
-        mine, who = slot == known.candidate, _who(story, known, slot)
-        legend.append(Key(f"{who}: requests/s", slot_colour(slot, known.slots), "thick" if mine else "line"))
-        if any(failed for *_, failed in rows(slot)):
-            legend.append(Key("failed/s", "bad" if mine else "ink", "cross" if mine else "plus"))
-    failed = {served.slot: served.failed for served in known.served if served.slot}
-    note = f"Averages over {width:g} s." + (
-        f" {len(unknown):,} failed before a slot answered and are not drawn." if unknown else ""
+    legend = tuple(
+        Key(_who(story, known, slot), slot_colour(slot, known.slots), "thick" if slot == known.candidate else "line")
+        for slot in known.slots
     )
-    alt = "Requests and failures per second over time. Failed: " + ", ".join(f"{n:,} on {s}" for s, n in failed.items())
-    return _plot("Requests and failures", note, alt + ".", tuple(legend), draw, 2.0, prefix)
+    alt = f"Requests per second on {' and '.join(known.slots)} over time, averages over {width:g} seconds."
+    return _plot("Requests", f"Averages over {width:g} s.", alt, legend, draw, 1.7, prefix)
+
+
+def _failures(
+    story: ReleaseStory, known: Facts, rates: dict[str, Rows], records: Sequence[RequestRecord], prefix: str
+) -> Plot:
+    width = bin_width(known.length)
+    nowhere = sum(record.slot not in known.slots and not record.ok for record in records)
+    bad = {slot: [(x, failed) for x, _, failed in rates[slot] if failed] for slot in known.slots}
+
+    def draw(axes: Axes, wide: bool) -> None:
+        # Side by side, the candidate filled and the others hollow: told apart without colour.
+        part = width * 0.8 / len(known.slots)
+        for index, slot in enumerate(known.slots):
+            mine = slot == known.candidate
+            colour = HEX["bad"] if mine else HEX["ink"]
+            xs = [x + part * (index + 0.5 - len(known.slots) / 2) for x, _ in bad[slot]]
+            face = colour if mine else "none"
+            axes.bar(xs, [n for _, n in bad[slot]], part, facecolor=face, edgecolor=colour, linewidth=1.2, zorder=3)
+        axes.set_ylim(0, max(n for rows in bad.values() for _, n in rows) * 1.15)
+        _unit(axes, f"failed per {width:g} s", whole=True)
+        _marks(axes, story, known, wide)
+
+    legend = tuple(
+        Key(_who(story, known, slot), "bad" if mine else "ink", "area" if mine else "hollow")
+        for slot in known.slots
+        for mine in [slot == known.candidate]
+        if bad[slot]
+    )
+    note = f"{plural(nowhere, 'request')} failed before a slot answered, not drawn." if nowhere else ""
+    counts = ", ".join(f"{served.failed:,} on {served.slot}" for served in known.served if served.slot)
+    alt = f"Failed requests per {width:g} seconds over time: {counts}."
+    return _plot("Failed requests", note, alt, legend, draw, 1.2, prefix)
 
 
 def _evidence(
     story: ReleaseStory,
     known: Facts,
     curves: Curves,
+    styles: dict[str, int],
     title: str,
     note: str,
     limit: str,
     prefix: str,
 ) -> Plot:
-    # Where there are more checks than can be told apart, those that came closest to the limit.
-    ranked = sorted(curves, key=lambda check: -max((y for _, y in curves[check]), default=0))[: len(SERIES)]
-    shown = [check for check in curves if check in ranked]
+    shown = [check for check in curves if check in styles]
     if len(shown) < len(curves):
         note += f" {len(curves) - len(shown)} further checks stayed lower and are not drawn."
     floor, ceiling = -0.5, 1.6
+    if any(not floor <= y <= ceiling for check in shown for _, y in curves[check]):
+        note += f" Curves are cut at {floor:g} and {ceiling:g}."
 
     def draw(axes: Axes, wide: bool) -> None:
-        for index, check in enumerate(shown):
+        for check in shown:
+            index = styles[check]
             line = [(x, min(max(y, floor), ceiling)) for x, y in curves[check]]
             dashes = DASHES[index][1]
             axes.step([x for x, _ in line], [y for _, y in line], where="post", color=HEX[SERIES[index]],
@@ -258,7 +294,7 @@ def _evidence(
         axes.set_yticks([0, 0.5, 1])
         _marks(axes, story, known, wide)
 
-    legend = tuple(Key(check, SERIES[index], "line", DASHES[index][0]) for index, check in enumerate(shown))
+    legend = tuple(Key(check, SERIES[styles[check]], "line", DASHES[styles[check]][0]) for check in shown)
     reached = [check for check in curves if any(y >= 1 for _, y in curves[check])]
     alt = f"{title} as a share of its limit, per check. Reached the limit: {', '.join(reached) or 'none'}."
     return _plot(title, note, alt, legend, draw, 2.1, prefix)
@@ -334,13 +370,13 @@ def _who(story: ReleaseStory, known: Facts, slot: str) -> str:
     return f"{name} ({role}, {slot})" if name else f"{slot} ({role})"
 
 
-def _unit(axes: Axes, text: str) -> None:
+def _unit(axes: Axes, text: str, whole: bool = False) -> None:
     """The unit above the axis, where it can be read without turning the head; large numbers with separators."""
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     axes.annotate(text, (0, 1), (0, 6), xycoords="axes fraction", textcoords="offset points", ha="left", va="bottom",
                   color=HEX["muted"])  # fmt: skip
-    axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
+    axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10], integer=whole))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
 
 

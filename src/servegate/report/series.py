@@ -82,7 +82,7 @@ def with_gaps(rows: list[tuple[float, float, float]], width: float, length: floa
 def rates_by_ticks(
     ticks: Sequence[CanaryTick], known: Facts, slot: str, width: float
 ) -> list[tuple[float, float, float]]:
-    """Middle of the bin, requests per second and failures per second, from the ticks of a slot."""
+    """Middle of the bin, requests per second and failed requests, from the ticks of a slot."""
     found: dict[int, list[int]] = {}
     for tick in ticks:
         did = tick.slots.get(slot)
@@ -93,7 +93,7 @@ def rates_by_ticks(
     result = []
     for index, (n, bad) in sorted(found.items()):
         seconds = _seconds(index, known.length, width)
-        result.append((_middle(index, known.length, width), n / seconds, bad / seconds))
+        result.append((_middle(index, known.length, width), n / seconds, bad))
     return result
 
 

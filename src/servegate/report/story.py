@@ -225,7 +225,11 @@ def cards(story: ReleaseStory, known: Facts) -> dict[str, str]:
 
 def summary(known: Facts) -> str:
     """The timeline in words, for those who do not see the plot."""
-    return "; ".join(f"{span.label} from {clock(span.start)} to {clock(span.end)}" for span in known.spans)
+    told = []
+    for span in known.spans:
+        begin, end = clock(span.start), clock(span.end)
+        told.append(f"{span.label} at {begin}" if begin == end else f"{span.label} from {begin} to {end}")
+    return "; ".join(told)
 
 
 def ratio(log_e: float, log_limit: float) -> float:

@@ -158,7 +158,9 @@ def check_cells(result: CheckResult, signs: Glyphs) -> tuple[str, ...]:
 
 
 def value_of(result: CheckResult) -> str:
-    """The value a check judged, with its interval."""
+    """The value a check judged, with its interval; empty for a check that judges no number."""
+    if result.value is None and result.measure is None:
+        return ""
     return with_interval(result.value, result.interval, result.unit or "", unlike=result.threshold)
 
 

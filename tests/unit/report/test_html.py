@@ -14,7 +14,7 @@ from servegate.report.html import document, page
 from servegate.report.model import Finding, Report
 from servegate.report.records import CanaryTick
 from servegate.report.story import ReleaseStory
-from servegate.report.verdict import Outcome, Verdict
+from servegate.report.verdict import CheckResult, Outcome, Verdict
 
 VOID_TAGS = {"meta", "br", "img", "link", "hr", "input"}
 LINKS = {"href", "src", "xlink:href", "action", "data", "poster", "srcset", "formaction", "background", "cite"}
@@ -97,7 +97,7 @@ def test_it_can_be_read_without_seeing(whole: str) -> None:
     assert parsed.headings[0] == 1
     assert all(two - one <= 1 for one, two in pairwise(parsed.headings))
     plots = [attributes for tag, attributes in parsed.attributes if tag == "div" and attributes.get("role") == "img"]
-    assert len(plots) == 10
+    assert len(plots) == 11
     assert all(len(attributes["aria-label"] or "") > 40 for attributes in plots)
     headers = [attributes for tag, attributes in parsed.attributes if tag == "th"]
     assert all(attributes.get("scope") in ("col", "row") for attributes in headers)
@@ -229,3 +229,10 @@ def test_smoke_checks_are_rows_with_what_was_found(reports: tuple[Report, ...]) 
     assert "VOID" in rows[2]
     assert "not measured" in rows[2]
     assert "2 of 3" in markup
+
+
+def test_a_check_that_judges_no_number_claims_none(verdict: Callable[..., Verdict]) -> None:
+    present = CheckResult(check="require:eval", outcome=Outcome.PASS, effect=Outcome.PASS, message="eval is there")
+    markup = document(verdict().model_copy(update={"results": (present,)}))
+    assert "eval is there" in markup
+    assert "not measured" not in markup

@@ -33,7 +33,8 @@ def test_what_is_drawn(plots: list[Plot]) -> None:
     assert [plot.title for plot in plots] == [
         "Share of traffic",
         "Time to first token",
-        "Requests and failures",
+        "Requests",
+        "Failed requests",
         "Evidence against the release",
         "Evidence for promotion",
     ]
@@ -43,13 +44,14 @@ def test_the_decision_and_the_defect_are_marked_with_words(plots: list[Plot]) ->
     text = words(plots[0])
     assert "defect takes effect" in text
     assert re.search(r"rolled back \d:\d\d", text)
-    assert "limit" in words(plots[3])
-    assert "enough" in words(plots[4])
+    assert "limit" in words(plots[4])
+    assert "enough" in words(plots[5])
 
 
 def test_text_is_text_and_units_are_named(plots: list[Plot]) -> None:
     assert "ms" in words(plots[1]).split()
     assert "requests/s" in words(plots[2])
+    assert "failed per 5 s" in words(plots[3])
     assert "0:30" in words(plots[1])
 
 
@@ -83,7 +85,7 @@ def test_without_requests_the_ticks_are_drawn(stories: list[ReleaseStory]) -> No
     story = replace(stories[1], records=())
     plots = timeline_plots(story, facts(story), "p")
     assert "for showing only" in plots[1].note
-    assert len(plots) == 5
+    assert len(plots) == 6
 
 
 def test_a_slot_that_is_neither_blue_nor_green(stories: list[ReleaseStory]) -> None:
@@ -105,6 +107,28 @@ def test_more_checks_than_can_be_told_apart_are_named_as_left_out(stories: list[
     ]
     ticks = [tick.model_copy(update={"evidence": e}) for tick, e in zip(stories[1].ticks, many, strict=True)]
     story = replace(stories[1], ticks=ticks)
-    plot = timeline_plots(story, facts(story), "p")[3]
+    plot = timeline_plots(story, facts(story), "p")[4]
     assert len(plot.legend) == 6
     assert "3 further checks" in plot.note
+
+
+def test_a_check_looks_the_same_in_both_pictures_and_cuts_are_told(stories: list[ReleaseStory]) -> None:
+    gone = {"promote_log_e": None, "promote_log_limit": None, "log_e": -9.0}
+    ticks = [
+        tick.model_copy(
+            update={"evidence": tuple(e.model_copy(update=gone) for e in tick.evidence[:1]) + tick.evidence[1:]}
+        )
+        for tick in stories[1].ticks
+    ]
+    story = replace(stories[1], ticks=ticks)
+    against, towards = timeline_plots(story, facts(story), "p")[4:]
+    looks = {key.label: (key.colour, key.dashes) for key in against.legend}
+    assert len(towards.legend) == 1
+    assert all(looks[key.label] == (key.colour, key.dashes) for key in towards.legend)
+    assert "cut at -0.5" in against.note
+
+
+def test_nothing_is_drawn_of_failures_there_were_not(stories: list[ReleaseStory]) -> None:
+    titles = [plot.title for plot in timeline_plots(stories[0], facts(stories[0]), "p")]
+    assert "Requests" in titles
+    assert "Failed requests" not in titles

@@ -101,9 +101,9 @@ def test_thinning_keeps_the_slowest() -> None:
     assert kept == sorted(kept)
 
 
-def test_rates_of_ticks_are_per_second() -> None:
+def test_ticks_give_rates_and_counts() -> None:
     did = {"blue": SlotTick(requests=4, failures=1)}
     ticks = [CanaryTick(at=100.0 + i, phase="STEP", weights={"blue": 100}, stable="blue", slots=did) for i in range(11)]
     known = facts(ReleaseStory(name="v", outcome="unfinished", ticks=ticks))
     rows = rates_by_ticks(ticks, known, "blue", 5)
-    assert rows[0] == (2.5, 4.0, 1.0)
+    assert rows[0] == (2.5, 4.0, 5)
