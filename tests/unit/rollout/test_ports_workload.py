@@ -117,6 +117,7 @@ def test_an_engine_that_cannot_run_is_reported_with_its_last_words(workload: Wor
     assert "ended with status 3" in status.failed
     assert "CUDA out of memory" in status.failed
     assert "log:" in status.failed
+    assert "\n" not in status.failed  # it becomes part of a sentence
     # It stays so, also when it is wanted again; another release may try.
     workload.ensure("green", broken, 1)
     assert workload.status("green").failed == status.failed

@@ -145,7 +145,7 @@ class ProcessWorkload:
                 status = replica.child.returncode
                 if status is not None:
                     replica.ready = False
-                    failed = failed or replica.child.obituary(status)
+                    failed = failed or _last_words(replica.child.obituary(status))
                 else:
                     self._probe(replica)
             ready = sum(replica.ready for replica in item.running.values())
@@ -257,3 +257,9 @@ class ProcessWorkload:
         if item.replicas == 0:
             return "empty"
         return "ready" if ready == item.replicas else f"{ready} of {item.replicas} ready"
+
+
+def _last_words(obituary: str) -> str:
+    """How it ended in one sentence, with the last line of its log."""
+    how, *lines = obituary.split("\n  | ")
+    return f"{how}; it said: {lines[-1]}" if lines else how
