@@ -90,7 +90,7 @@ def rates_by_ticks(
             cell = found.setdefault(_index(known.since(tick.at), known.length, width), [0, 0])
             cell[0] += did.requests
             cell[1] += did.failures or 0
-    result = []
+    result: list[tuple[float, float, float]] = []
     for index, (n, bad) in sorted(found.items()):
         seconds = _seconds(index, known.length, width)
         result.append((_middle(index, known.length, width), n / seconds, bad))
