@@ -32,8 +32,14 @@ demo: $(READY) ## two releases through the whole pipeline: one promoted, one rol
 test: $(READY) ## unit tests and the local end to end with the simulator
 	@$(BIN)/python -m pytest tests/unit tests/e2e
 
-test-all: $(READY) ## everything, also what needs the real engine
-	@$(BIN)/python -m pytest tests/unit tests/e2e tests/engine
+test-all: $(READY) chromium ## what `make test` leaves out: the report in a real browser, the real engine
+	@$(BIN)/python -m pytest tests/browser tests/engine
+
+# A browser to look at the report with; Debian's package, because no other source is as easy to trust.
+.PHONY: chromium
+chromium:
+	@command -v chromium >/dev/null || { echo "Installing chromium (Debian package)"; \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y chromium fonts-noto-cjk >/dev/null; }
 
 bench: $(READY) ## the measured claims, with the machine they were measured on
 	@$(BIN)/python benchmarks/run.py
