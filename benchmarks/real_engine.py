@@ -1,6 +1,6 @@
 """Two real vLLM servers on one machine: how long they take to start, and what a load and a chat template do to them.
 
-    python benchmarks/real_engine.py --rates 1 1 --templates good verbose --seconds 60
+    python benchmarks/real_engine.py --templates good verbose --rates 1 1 --rates 1.8 0.2
 
 Open loop: requests leave when a seeded Poisson process says so, whether or not earlier ones were answered. The
 processor time of both servers, and of the whole machine, tells how much room is left for a proxy and a client.
@@ -41,13 +41,16 @@ PLACES = ("France", "Japan", "Korea", "Spain", "Italy", "Egypt", "Peru", "Kenya"
 @dataclass
 class Answer:
     ttft: float | None = None
+    ttft_cpu: float | None = None
     total: float | None = None
     error: str | None = None
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rates", type=float, nargs=2, default=[1.0, 1.0], help="requests per second on each server")
+    parser.add_argument(
+        "--rates", type=float, nargs=2, action="append", help="requests per second on each server; may be repeated"
+    )
     parser.add_argument("--templates", choices=[*TEMPLATES], nargs=2, default=["good", "verbose"])
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--output-tokens", type=int, default=16)
@@ -70,7 +73,10 @@ def main() -> None:
             wait_ready(*server, begin)
         for _, port in servers:
             ask(port, "Hello?", options.output_tokens)
-        measure(servers, options)
+        for child, port in servers:
+            one_at_a_time(child, port, options)
+        for rates in options.rates or [[1.0, 1.0]]:
+            measure(servers, rates, options)
     finally:
         begin = time.monotonic()
         for child, _ in servers:
@@ -91,7 +97,26 @@ def wait_ready(child: Child, port: int, begin: float) -> None:
             time.sleep(0.2)
 
 
-def ask(port: int, question: str, tokens: int) -> Answer:
+def one_at_a_time(child: Child, port: int, options: argparse.Namespace) -> None:
+    """The processor time is what a request costs, also where other programs keep the machine busy."""
+    draw = random.Random(options.seed)
+    first, whole, wall = [], [], []
+    for _ in range(20):
+        before = cpu_seconds(child.pid)
+        question = draw.choice(QUESTIONS).format(draw.choice(PLACES))
+        answer = ask(port, question, options.output_tokens, leader=child.pid)
+        if answer.ttft_cpu is None or answer.ttft is None:
+            sys.exit(f"{child.name}: {answer.error or 'no token'}")
+        first.append(answer.ttft_cpu - before)
+        whole.append(cpu_seconds(child.pid) - before)
+        wall.append(answer.ttft)
+    print(
+        f"{child.name}, one at a time: TTFT {spread(wall)}; processor time to the first token {spread(first)}, "
+        f"of the whole answer {spread(whole)}"
+    )
+
+
+def ask(port: int, question: str, tokens: int, leader: int | None = None) -> Answer:
     body = {
         "model": "smollm2",
         "messages": [{"role": "user", "content": question}],
@@ -108,15 +133,17 @@ def ask(port: int, question: str, tokens: int) -> Answer:
         if response.status != 200:
             raise OSError(f"status {response.status}")
         for line in response:
-            if line.startswith(b"data: {") and json.loads(line[6:])["choices"][0]["delta"].get("content"):
-                answer.ttft = answer.ttft or time.monotonic() - begin
+            token = line.startswith(b"data: {") and json.loads(line[6:])["choices"][0]["delta"].get("content")
+            if token and answer.ttft is None:
+                answer.ttft = time.monotonic() - begin
+                answer.ttft_cpu = cpu_seconds(leader) if leader else None
         answer.total = time.monotonic() - begin
     except (OSError, http.client.HTTPException) as error:
         answer.error = str(error)
     return answer
 
 
-def measure(servers: list[tuple[Child, int]], options: argparse.Namespace) -> None:
+def measure(servers: list[tuple[Child, int]], rates: list[float], options: argparse.Namespace) -> None:
     answers: list[list[Answer]] = [[], []]
     before, machine_before = [cpu_seconds(child.pid) for child, _ in servers], machine_seconds()
 
@@ -127,7 +154,7 @@ def measure(servers: list[tuple[Child, int]], options: argparse.Namespace) -> No
             time.sleep(max(0.0, begin + due - time.monotonic()))
             question = draw.choice(QUESTIONS).format(draw.choice(PLACES))
             thread = threading.Thread(
-                target=lambda q=question: answers[index].append(ask(port, q, options.output_tokens))  # type: ignore[misc]
+                target=lambda q=question: answers[index].append(ask(port, q, options.output_tokens))
             )
             thread.start()
             threads.append(thread)
@@ -137,24 +164,27 @@ def measure(servers: list[tuple[Child, int]], options: argparse.Namespace) -> No
     begin = time.monotonic()
     drivers = [
         threading.Thread(target=drive, args=(index, port, rate))
-        for index, ((_, port), rate) in enumerate(zip(servers, options.rates, strict=True))
+        for index, ((_, port), rate) in enumerate(zip(servers, rates, strict=True))
     ]
     for driver in drivers:
         driver.start()
     for driver in drivers:
         driver.join()
     elapsed = time.monotonic() - begin
+    all_busy = 0.0
     for index, (child, _) in enumerate(servers):
         ttft = [answer.ttft for answer in answers[index] if answer.ttft is not None]
         total = [answer.total for answer in answers[index] if answer.total is not None]
         busy = (cpu_seconds(child.pid) - before[index]) / elapsed
+        all_busy += busy
         print(
-            f"{options.templates[index]:8} {options.rates[index]:4.1f} req/s x {options.output_tokens} tokens: "
+            f"{options.templates[index]:8} {rates[index]:4.1f} req/s x {options.output_tokens} tokens: "
             f"{len(answers[index])} requests, {sum(a.error is not None for a in answers[index])} failed, "
-            f"TTFT {spread(ttft)}, whole answer {spread(total)}, core {busy:.0%}, {memory(child.pid) / 1e9:.1f} GB"
+            f"TTFT {spread(ttft)}, whole answer {spread(total)}, {busy:.2f} cores, {memory(child.pid) / 1e9:.1f} GB"
         )
-    busy = (machine_seconds() - machine_before) / elapsed / (os.cpu_count() or 1)
-    print(f"machine busy {busy:.0%} over {elapsed:.0f} s")
+    busy = (machine_seconds() - machine_before) / elapsed
+    others = busy - all_busy
+    print(f"  {busy:.2f} of {os.cpu_count()} cores busy over {elapsed:.0f} s, {others:.2f} with other things")
 
 
 def spread(values: list[float]) -> str:
