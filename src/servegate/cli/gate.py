@@ -89,3 +89,24 @@ def plan(policy: Path, baselines: tuple[Path, ...], again: tuple[Path, ...], as_
     else:
         click.echo("\n".join(table(found)))
     return ExitCode.PASS if all(item.accepted for item in found) else ExitCode.USAGE
+
+
+# The keys of `servegate.gates.adapters.FORMATS`, which is not imported for `--help`.
+_TOOLS = ("guidellm", "junit", "lm-eval", "locust", "promptfoo", "vllm-bench")
+
+
+@command.command("import")
+@click.argument("tool", type=click.Choice(_TOOLS))
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--output", required=True, type=click.Path(path_type=Path), help="Where the report goes.")
+@click.option("--name", help="Name of the report in policies (external/NAME); default: the tool.")
+@click.option("--release", help="Release file or digest that was measured.")
+@click.option("--endpoint", help="URL that was measured, where the file does not name it.")
+def import_(tool: str, file: Path, output: Path, name: str | None, release: str | None, endpoint: str | None) -> None:
+    """Turn another tool's result FILE into a report the gate can judge."""
+    from rich.console import Console
+
+    from servegate.gates.files import adapt
+    from servegate.report.terminal import print_report
+
+    print_report(adapt(tool, file, output, name=name, release=release, endpoint=endpoint), Console())

@@ -10,15 +10,17 @@ from pathlib import Path
 
 from servegate.config import load
 from servegate.contract import sha256_file
+from servegate.endpoint import EndpointFacts
 from servegate.errors import ConfigError
 from servegate.gates.evaluate import evaluate
 from servegate.gates.plan import Planned, plan
 from servegate.gates.policy import Policy
 from servegate.release import Release
-from servegate.report.model import Report
-from servegate.report.records import EvalRecord, read_records
+from servegate.report.model import Report, Samples, Subject
+from servegate.report.records import EvalRecord, read_records, write_records
 from servegate.report.verdict import Verdict
 
+_MAX_FOREIGN = 256 * 2**20
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 
@@ -44,6 +46,59 @@ def decide(
         answers = load_answers([*reports, *baselines], [*given, *before])
     judged = None if release is None else load_release(release)
     return evaluate(rules, given, before, answers=answers, release=judged, now=now, decided_by=decider())
+
+
+def adapt(
+    tool: str, path: Path, output: Path, *, name: str | None, release: str | None, endpoint: str | None
+) -> Report:
+    """Turn another tool's result file into a report, and write it with the answers the tool kept.
+
+    Args:
+        tool: a key of `FORMATS`.
+        path: the tool's file.
+        output: where the report goes; answers go beside it.
+        name: of the report; None: the tool's.
+        release: release file or digest that was measured.
+        endpoint: URL that was measured; None: the one the file names.
+
+    Raises:
+        ConfigError: not such a file, or nobody says what was measured.
+    """
+    from servegate.gates.adapters import lm_eval, read
+    from servegate.gates.adapters.common import Source, as_report, guarded
+
+    pattern = lm_eval.companions(path.name) if tool == "lm-eval" else None
+    beside = sorted(path.parent.glob(pattern)) if pattern else []
+    data = _bytes(path)
+    source = Source(str(path), data, path.stat().st_mtime, {item.name: _bytes(item) for item in beside})
+    found = read(tool, source)
+    judged = None if release is None else load_release(release)
+    url = endpoint or found.url
+    if judged is None and url is None:
+        raise ConfigError(f"{path}: the file does not say what was measured: give --release or --endpoint")
+    samples = None
+    if found.records:
+        sidecar = output.with_suffix(".answers.jsonl")
+        digest = write_records(sidecar, found.records)
+        samples = Samples(path=sidecar.name, sha256=digest, record="EvalRecord", n=len(found.records))
+    subject = Subject(
+        release=judged.identity() if isinstance(judged, Release) else judged,
+        name=judged.name if isinstance(judged, Release) else None,
+        endpoint=None if url is None else EndpointFacts(url=url, model=found.model),
+    )
+    with guarded(source, tool):
+        report = as_report(found, name or tool, subject, samples)
+    report.write(output)
+    return report
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        if path.stat().st_size > _MAX_FOREIGN:
+            raise ConfigError(f"{path}: larger than {_MAX_FOREIGN // 2**20} MiB")
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
 
 
 def foresee(policy: Path, baselines: Sequence[Path], again: Sequence[Path]) -> list[Planned]:

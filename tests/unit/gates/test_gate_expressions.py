@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from servegate.gates.expression import Condition, MeasureName, check_sense, expectation, measure_name
@@ -121,6 +121,7 @@ def test_a_condition_at_the_edge_is_kept(condition: str) -> None:
     check_sense(measure_name("ttft"), expectation(condition)[1])
 
 
+@settings(deadline=None)
 @given(st.text(max_size=200))
 def test_any_text_is_parsed_or_refused_with_a_message(text: str) -> None:
     for parse in (quantity, measure_name, expectation):
@@ -130,6 +131,7 @@ def test_any_text_is_parsed_or_refused_with_a_message(text: str) -> None:
             assert 0 < len(str(error)) < 1000
 
 
+@settings(deadline=None)
 @given(st.integers(0, 10**9), st.sampled_from(["ms", "s", "%", "tokens", ""]))
 def test_what_is_written_is_read_back(number: int, unit: str) -> None:
     factor = {"ms": 0.001, "s": 1.0, "%": 0.01, "tokens": 1.0, "": 1.0}[unit]

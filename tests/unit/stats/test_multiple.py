@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -21,6 +21,7 @@ def test_the_published_example() -> None:
     assert (holm(PUBLISHED) <= 0.05).sum() == 3
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(0, 1), max_size=30))
 def test_benjamini_hochberg_agrees_with_scipy_and_holm_is_stricter(p: list[float]) -> None:
     adjusted = benjamini_hochberg(p)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import optimize, stats
 
@@ -46,6 +46,7 @@ def test_tango_uses_the_most_likely_loss_under_the_null(worse: int, better: int,
     assert float(tango_z(worse, better, n, difference)) == pytest.approx(z, rel=1e-3)
 
 
+@settings(deadline=None)
 @given(
     st.integers(2, 400).flatmap(
         lambda n: st.tuples(st.just(n), st.integers(0, n)).flatmap(
