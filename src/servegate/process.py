@@ -1,7 +1,8 @@
 """Child processes: each in a group of its own, with a log of its own, gone when we are gone.
 
-A child may start children (Locust, engines, compilers), so signals go to the group. The kernel is asked to end the
-child when its parent dies, because no handler runs after a SIGKILL.
+A child may start children (Locust, engines, compilers), so signals go to the group. No handler of ours runs after a
+SIGKILL, so two others watch: the kernel ends the child with us, and a guard, a shell that waits for the end of a pipe
+only we hold, ends what the child has started.
 """
 
 from __future__ import annotations
@@ -65,6 +66,13 @@ class Child:
                     start_new_session=True,
                     preexec_fn=prepare,
                 )
+            self._guard: subprocess.Popen[bytes] | None = subprocess.Popen(
+                ["/bin/sh", "-c", 'read -r _; kill -KILL "-$1"', "guard", str(self.pid)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+            )
         except OSError as error:
             raise InfrastructureError(f"{name}: cannot be started: {command[0]}: {error.strerror}") from error
 
@@ -76,14 +84,18 @@ class Child:
     @property
     def returncode(self) -> int | None:
         """Exit status, None while it runs; negative: the signal that ended it."""
-        return self._process.poll()
+        status = self._process.poll()
+        if status is not None and not self._kill(0):
+            self._dismiss_guard()
+        return status
 
     def wait(self, timeout: float | None = None) -> int | None:
         """Wait for the end; None when it still runs after `timeout` seconds."""
         try:
-            return self._process.wait(timeout)
+            self._process.wait(timeout)
         except subprocess.TimeoutExpired:
             return None
+        return self.returncode
 
     def send(self, number: signal.Signals) -> None:
         """Send a signal to the child alone (a drain is the child's own affair)."""
@@ -96,6 +108,7 @@ class Child:
         self.wait(grace)
         self._kill(signal.SIGKILL)
         self.wait(5)
+        self._dismiss_guard()
 
     def check(self) -> None:
         """Raise InfrastructureError, with the end of the log, when the child has ended."""
@@ -109,11 +122,21 @@ class Child:
         lines = tail(self.log)
         return f"{self.name} {how}; log: {self.log}" + "".join(f"\n  | {line}" for line in lines)
 
-    def _kill(self, number: signal.Signals) -> None:
+    def _kill(self, number: int) -> bool:
+        """Signal the group; False when nobody is left in it."""
         try:
             os.killpg(self.pid, number)
         except (ProcessLookupError, PermissionError):
-            return
+            return False
+        return True
+
+    def _dismiss_guard(self) -> None:
+        guard, self._guard = self._guard, None
+        if guard is not None:
+            guard.kill()
+            guard.wait()
+            if guard.stdin is not None:
+                guard.stdin.close()
 
 
 def tail(path: Path, lines: int = 5) -> list[str]:

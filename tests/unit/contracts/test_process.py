@@ -72,6 +72,28 @@ def test_children_do_not_outlive_a_killed_parent(tmp_path: Path) -> None:
         assert wait_until_exit(pid, 5)
 
 
+def test_what_a_child_has_started_does_not_outlive_a_killed_parent_either(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    script = (
+        "import sys, time; from pathlib import Path; from servegate.process import Child\n"
+        "Child('shell', ['sh', '-c', 'sleep 100 & echo $!; wait'], Path(sys.argv[1])); time.sleep(100)"
+    )
+    with subprocess.Popen([sys.executable, "-c", script, str(log)]) as parent:
+        pid = grandchild(log)
+        os.kill(parent.pid, signal.SIGKILL)
+        parent.wait()
+        assert wait_until_exit(pid, 5)
+
+
+def test_what_is_left_of_an_ended_child_is_ended_by_stop(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    child = Child("shell", ["sh", "-c", "sleep 100 & echo $!"], log)
+    pid = grandchild(log)
+    assert child.wait(10) == 0
+    child.stop()
+    assert wait_until_exit(pid, 5)
+
+
 def test_environment_and_working_folder(tmp_path: Path) -> None:
     log = tmp_path / "env.log"
     Child("env", python("-c", "import os; print(os.environ['A'], os.getcwd())"), log, {"A": "b"}, tmp_path).wait(20)
