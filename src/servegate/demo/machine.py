@@ -24,6 +24,8 @@ from servegate.rollout.stores.sqlite import SqliteStore
 from servegate.rollout.workloads.processes import ProcessWorkload
 
 SLOTS = ("blue", "green")
+IDLE_TIMEOUT = 60.0
+"""Seconds without a byte after which a request has failed; a small model on a CPU may be silent for long."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ def machine(engine: DemoEngine, place: Place) -> Iterator[Machine]:
         slot_ports = {slot: [port] for slot, port in zip(SLOTS, ports[2:], strict=True)}
         workload = ProcessWorkload(engine.launch, slot_ports, place.logs)
         stack.callback(workload.close)
-        config = EnvoyConfig(place.root / "envoy", ports[0], ports[1], slot_ports)
+        config = EnvoyConfig(place.root / "envoy", ports[0], ports[1], slot_ports, idle_timeout=IDLE_TIMEOUT)
         envoy = start_envoy(config, {SLOTS[0]: 100.0, SLOTS[1]: 0.0})
         stack.callback(envoy.stop)
 
