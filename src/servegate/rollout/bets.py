@@ -14,8 +14,8 @@ PRIOR = (0.05, 0.1, 0.2, 0.65)
 AT_ONCE = 0.8
 """Share of the wealth that bets from the start; the rest waits for defects that begin late."""
 
-PRIOR_FOR = (0.1, 0.2, 0.3, 0.4)
-AT_ONCE_FOR = 0.5
+PRIOR_FOR = (0.05, 0.1, 0.25, 0.6)
+AT_ONCE_FOR = 0.7
 """The same for evidence that promotion waits for, which has more time."""
 
 RELATIVE_CAP = 10.0
@@ -47,7 +47,7 @@ def bets_against(horizon: int) -> Bets:
 
 @lru_cache(maxsize=256)
 def bets_for(horizon: int) -> Bets:
-    """Bets for a candidate. Half waits, so that a bad minute is not held against a healthy release for long."""
+    """Bets for a candidate. Some of the wealth waits, so that a bad minute is not held against a healthy release for long."""
     return Bets(stakes=STAKES, prior=PRIOR_FOR, at_once=AT_ONCE_FOR, horizon=horizon)
 
 
