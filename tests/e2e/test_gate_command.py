@@ -113,3 +113,39 @@ def test_another_release_is_not_judged_by_these_reports(tmp_path: Path, policy: 
     ended = run("--policy", policy, "--release", "sha256:" + "b" * 64, report(tmp_path, 0.85, 0.95))
     assert ended.returncode == 3
     assert "is of release aaaaaaaaaaaa, not of bbbbbbbbbbbb" in ended.stdout
+
+
+def command(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [Path(sys.executable).with_name("servegate"), "gate", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_a_plan_is_printed_and_a_policy_that_cannot_work_is_refused(tmp_path: Path, policy: Path) -> None:
+    planned = command("plan", "--policy", policy, "--baseline", report(tmp_path, 0.9, 0.98))
+    assert planned.returncode == 0
+    assert "PASS unchanged" in planned.stdout
+    refused = command("plan", "--policy", policy, "--baseline", report(tmp_path, 0.75, 0.87))
+    assert refused.returncode == 2
+    assert "REFUSED" in refused.stdout
+    assert "would do: n " in refused.stdout
+    unknown = command("plan", "--policy", policy, "--json")
+    assert unknown.returncode == 2
+    assert json.loads(unknown.stdout)[0]["accepted"] is False
+
+
+def test_another_tools_result_is_imported_and_judged(tmp_path: Path) -> None:
+    foreign = Path(__file__).parents[1] / "unit" / "gates" / "foreign" / "vllm-bench.json"
+    output = tmp_path / "load.json"
+    arguments = ("--release", RELEASE, "--name", "chat", "--output", output)
+    assert command("import", "vllm-bench", foreign, *arguments).returncode == 0
+    rules = tmp_path / "p.yaml"
+    rules.write_text("version: 1\nname: p\nchecks:\n- {id: a, report: external/chat, expect: ttft p50 < 500ms}\n")
+    assert run("--policy", rules, output).returncode == 0
+    wrong = command("import", "lm-eval", foreign, *arguments)
+    assert (wrong.returncode, wrong.stdout) == (2, "")
+    assert "is not a result of lm-eval" in wrong.stderr
