@@ -87,6 +87,8 @@ def _plan(check: Check, baseline: Sequence[Report], again: Sequence[Report], ans
     report = find_report(check.report, baseline)
     if isinstance(report, str):
         return _unknown(check, f"needs a report of the model as it is: {report}")
+    if report.void is not None:
+        return _unknown(check, f"the report is void: {report.void.code}")
     measure = find_measure(check.target, report)
     if isinstance(measure, str):
         return _unknown(check, measure)
@@ -114,6 +116,10 @@ def _second(check: Check, report: Report, again: Sequence[Report], answers: Answ
     other = find_report(f"{report.kind}/{report.name}", again)
     if isinstance(other, str):
         return other
+    if other.void is not None:
+        return f"the second run is void: {other.void.code}"
+    if other.identity() == report.identity():
+        return "the second run is the first"
     first, second = find_measure(check.target, report), find_measure(check.target, other)
     if isinstance(first, str) or isinstance(second, str):
         return "the second run has no such measure"

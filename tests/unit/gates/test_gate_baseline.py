@@ -157,6 +157,21 @@ def test_the_lost_items_are_named_and_harmless() -> None:
     assert "and 55 more" in found.message
 
 
+def test_ten_megabytes_of_hostile_text_stay_out_of_the_verdict() -> None:
+    before, after = scores(400, 60, 0)
+    evil = "</details><script>::error::\x1b[2J" * 300_000
+    new = [
+        record.model_copy(update={"id": evil}) if index == 0 else record for index, record in enumerate(answers(after))
+    ]
+    old = [
+        record.model_copy(update={"id": evil}) if index == 0 else record for index, record in enumerate(answers(before))
+    ]
+    found = one({}, Run(new, NEW), Run(old, OLD))
+    assert found.outcome is Outcome.FAIL
+    assert len(found.message) < 2000
+    assert "\x1b" not in found.message
+
+
 def test_slices_are_paired_on_their_own_items() -> None:
     before, after = scores(400, 40, 0)
     after = [old if index % 2 == 0 else new for index, (old, new) in enumerate(zip(before, after, strict=True))]

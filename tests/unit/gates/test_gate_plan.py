@@ -7,7 +7,7 @@ from typing import Any
 from servegate.config import validate
 from servegate.gates import Policy
 from servegate.gates.plan import Planned, plan, table
-from servegate.report.model import Interval, Kind, Measure, Report, Samples, Subject
+from servegate.report.model import Finding, Interval, Kind, Measure, Report, Samples, Subject
 from servegate.report.records import EvalRecord
 from servegate.stats.intervals import wilson
 
@@ -188,6 +188,15 @@ def test_what_is_not_known_is_refused_unless_it_only_warns() -> None:
     assert not one(policy(expect="accuracy >= 80%")).accepted
     assert one(policy(expect="accuracy >= 80%", severity="warn")).accepted
     assert one(policy(no_findings="error")).accepted
+
+
+def test_void_reports_and_the_same_report_twice_plan_nothing() -> None:
+    first, second, answers = aa(400, 40)
+    void = Finding(severity="error", code="endpoint-died", message="gone", voids=True)
+    gone, again_gone = (item.model_copy(update={"findings": (void,)}) for item in (first, second))
+    assert "is void: endpoint-died" in one(against("9pp"), gone, again=(second,), answers=answers).note
+    assert "second run is void" in one(against("9pp"), first, again=(again_gone,), answers=answers).note
+    assert "second run is the first" in one(against("9pp"), first, again=(first,), answers=answers).note
 
 
 def test_no_margin_never_passes_an_unchanged_model() -> None:
