@@ -43,7 +43,9 @@ def test_rate_ratio_at_the_edges() -> None:
     assert rate_ratio(5, 100, 0, 100).low > 0
 
 
-@pytest.mark.parametrize(("new", "old", "supposed"), [(11, 21, 1.0), (3, 9, 1.5), (0, 4, 1.0), (4, 0, 2.0), (0, 0, 1.0)])
+@pytest.mark.parametrize(
+    ("new", "old", "supposed"), [(11, 21, 1.0), (3, 9, 1.5), (0, 4, 1.0), (4, 0, 2.0), (0, 0, 1.0)]
+)
 def test_rate_ratio_p_values_agree_with_scipy_and_the_interval(new: int, old: int, supposed: float) -> None:
     below, above = rate_ratio_p(new, 800, old, 3011, supposed)
     share = supposed * 800 / (supposed * 800 + 3011)
