@@ -19,8 +19,12 @@ AT_ONCE_FOR = 0.7
 """The same for evidence that promotion waits for, which has more time."""
 
 RELATIVE_CAP = 10.0
-"""Largest multiple of its bound that one interval's share of failures may count as: two intervals, all that a burst of
-one interval's length can touch, then multiply the wealth by less than 100."""
+"""Largest multiple of its bound that one interval's share of failures may count as, so that one cannot decide."""
+OUTAGE = 1 / 3
+"""Fraction of its requests that a slot loses in an interval from which on this is an outage, and a neighbouring
+interval with failures the same one. A burst as long as an interval reaches over two, and takes most of one of them."""
+OUTAGE_CAP = 4.0
+"""Instead of `RELATIVE_CAP`, for the later of two such intervals: a burst and a stray failure do not decide."""
 SLO_CAP = 5.0
 """The same for the fraction of bad requests."""
 
@@ -47,7 +51,7 @@ def bets_against(horizon: int) -> Bets:
 
 @lru_cache(maxsize=256)
 def bets_for(horizon: int) -> Bets:
-    """Bets for a candidate. Some of the wealth waits, so that a bad minute is not held against a healthy release for long."""
+    """Bets for a candidate. Some of the wealth waits: a bad minute is not held against a healthy release for long."""
     return Bets(stakes=STAKES, prior=PRIOR_FOR, at_once=AT_ONCE_FOR, horizon=horizon)
 
 

@@ -4,12 +4,13 @@ The unit of evidence is the interval, not the request. Requests of one pod fail 
 takes each as a witness of its own condemns a healthy release for one pod's five bad seconds. So all requests of an
 interval make one bounded number, whose largest mean under the null hypothesis is known before it is seen, and one bet
 is made on it (stats/eprocess.py). What happens inside the interval needs no assumption. What is assumed is that the
-bound holds for every interval given the ones before; a single burst that reaches over two intervals breaks that, which
-is why one interval's weight is capped so that two cannot decide.
+bound holds for every interval given the ones before. A single burst that reaches over two intervals breaks that, which
+is why one interval's weight is capped, and the second interval of an outage counts for less (`bets.OUTAGE`); counting
+less never harms the bound.
 
 * `errors-vs-stable`: the candidate's share of the failures of both slots, against its share of their requests
   (`bets.failure_share_bound`). Common trouble falls on both by their shares and says nothing; an interval without
-  failures is no bet. The counts are those of the interval, so weights may change between intervals.
+  failures is no bet. An interval lies within one step, so weights may change between intervals.
 * `ttft-vs-stable`: the Mann-Whitney statistic of the two bucket vectors. Its mean does not depend on the counts.
 * `errors-slo`, `ttft-slo`: the fraction of bad requests, cut off at a multiple of its bound (a smaller number has no
   larger mean). The same is kept about stable: where stable breaches as well, the candidate is not to blame.
@@ -21,8 +22,10 @@ from the other side; for errors request by request, under the null that every re
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from servegate.rollout import bets
 from servegate.rollout.deltas import BucketError, add
@@ -86,9 +89,9 @@ def advance(plan: Plan, check: Check, state: CheckState, view: View) -> CheckSta
 
 def drop(state: CheckState) -> CheckState:
     """Forget the open interval: what is in it belongs to other weights, or to a slot that was still cold."""
-    if state.since is None and not state.open:
+    if state.since is None and not state.open and not state.served:
         return state
-    return state.model_copy(update={"since": None, "open": {}})
+    return state.model_copy(update={"since": None, "open": {}, "served": {}})
 
 
 def log_e(plan: Plan, check: Check, state: CheckState) -> float:
@@ -186,21 +189,41 @@ def _errors_vs_stable(horizon: int, check: ErrorsVsStable, state: CheckState, vi
         # A full engine turns requests away: the release's doing only where it was not given more to do.
         bad, control_bad = bad + candidate.rejected, control_bad + stable.rejected
     failures = bad + control_bad
-    judged = {"intervals": state.intervals + 1}
+    served = {
+        slot: state.served.get(slot, 0.0) + sums.requests
+        for slot, sums in ((view.candidate, candidate), (view.stable, stable))
+    }
+    fraction = min(1.0, bad / candidate.requests)
+    judged: dict[str, Any] = {"intervals": state.intervals + 1, "served": served, "last_bad": fraction}
     if failures <= 0:
         return state.model_copy(update=judged)
     share = bad / failures
-    # Errors are answered at once and good answers late: after a step up, completed requests understate the traffic.
-    exposed = max(candidate.requests / (candidate.requests + stable.requests), view.weight / 100)
-    bound = bets.failure_share_bound(exposed, check.odds_ratio)
+    bound = bets.failure_share_bound(_exposed(served, view), check.odds_ratio)
+    same_outage = min(fraction, state.last_bad) > 0 and max(fraction, state.last_bad) >= bets.OUTAGE
+    cap = bets.OUTAGE_CAP if same_outage else bets.RELATIVE_CAP
     return state.model_copy(
         update={
             **judged,
-            "against": _bet(bets.bets_against(horizon), state.against, [(min(share / bound, bets.RELATIVE_CAP), 1)]),
+            "against": _bet(bets.bets_against(horizon), state.against, [(min(share / bound, cap), 1)]),
             "observed": state.observed + share,
             "bound": state.bound + bound,
         }
     )
+
+
+def _exposed(served: Mapping[str, float], view: View) -> float:
+    """Fraction of the requests that the candidate is exposed to.
+
+    The router's weight, because each request goes to the candidate with that probability whatever becomes of it.
+    Completed requests say it less well: they scatter, and as errors are answered at once and good answers late, they
+    understate the traffic right after a step up. But where clearly more of them were the candidate's than the weight
+    explains (two standard deviations, over all closed intervals at these weights), the router does not keep to it, and
+    they count.
+    """
+    weight, all_requests = view.weight / 100, sum(served.values())
+    share = served[view.candidate] / all_requests
+    scatter = math.sqrt(weight * (1 - weight) / all_requests)
+    return share if share > weight + 2 * scatter else weight
 
 
 def _ttft_vs_stable(horizon: int, check: TtftVsStable, state: CheckState, view: View) -> CheckState:

@@ -204,6 +204,8 @@ class CheckState(Contract):
 
     since: Epoch | None = Field(None, description="start of the open interval")
     open: dict[Slot, SlotInterval] = Field(default_factory=dict)
+    served: dict[Slot, Amount] = Field(default_factory=dict, description="requests at these weights, closed intervals")
+    last_bad: Amount = Field(0.0, description="fraction of the candidate's requests that failed in the interval before")
     against: Wealth = Field(Wealth(), description="evidence against the candidate")
     stable: Wealth | None = Field(None, description="the same evidence about the stable slot, for an SLO")
     promote: Wealth | None = Field(None, description="evidence that the candidate is not worse")
