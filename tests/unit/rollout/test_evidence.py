@@ -1,0 +1,257 @@
+"""Evidence of each check: what an interval is, what it is worth, and whom it is about."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from decide_bench import FAST, SLOW, UNREAD, delta, plan
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import nchypergeom_fisher
+
+from servegate.rollout import bets, evidence
+from servegate.rollout.evidence import View, advance
+from servegate.rollout.model import CheckState, SlotDelta
+from servegate.rollout.plan import Check, Plan
+from servegate.stats.histogram import slower
+
+PLAN = plan()
+CHECKS: dict[str, Check] = {check.name: check for check in PLAN.checks}
+
+
+def view(number: int, blue: SlotDelta, green: SlotDelta, weight: float = 10, cold: bool = False) -> View:
+    return View(
+        at=float(number),
+        previous=float(number - 1),
+        stable="blue",
+        candidate="green",
+        weight=weight,
+        cold=cold,
+        deltas={"blue": blue, "green": green},
+        ready={"blue": 1, "green": 1},
+    )
+
+
+def gather(name: str, ticks: list[tuple[SlotDelta, SlotDelta]], the_plan: Plan = PLAN, **options: Any) -> CheckState:
+    """A check's state after some ticks of (blue, green), one second each."""
+    check = next(check for check in the_plan.checks if check.name == name)
+    state = CheckState()
+    for number, (blue, green) in enumerate(ticks, 1):
+        state = advance(the_plan, check, state, view(number, blue, green, **options))
+    return state
+
+
+def log_e(name: str, state: CheckState) -> float:
+    return evidence.log_e(PLAN, CHECKS[name], state)
+
+
+HEALTHY = (delta(18), delta(2))
+FAILING = (delta(18), delta(2, 1))
+
+
+# --- what an interval is ----------------------------------------------------------------------------------------------
+
+
+def test_an_interval_is_judged_when_its_time_is_over() -> None:
+    assert gather("errors", [FAILING] * 4).intervals == 0
+    five = gather("errors", [FAILING] * 5)
+    assert (five.intervals, five.open, five.since) == (1, {}, 5.0)
+
+
+def test_an_interval_waits_for_its_requests_in_both_slots() -> None:
+    sparse = [(delta(18), delta(1 if number % 5 == 0 else 0)) for number in range(20)]
+    assert gather("errors", sparse[:15]).intervals == 0
+    assert gather("errors", sparse[:16]).intervals == 1
+    assert gather("errors", [(delta(0), delta(2, 1))] * 30, weight=50).intervals == 0
+
+
+def test_all_of_an_interval_is_one_observation() -> None:
+    one = gather("errors", [FAILING, *[HEALTHY] * 4])
+    many = gather("errors", [FAILING] * 2 + [HEALTHY] * 3)
+    assert log_e("errors", one) == pytest.approx(log_e("errors", many))
+
+
+def test_ticks_that_could_not_be_read_are_left_out_for_both() -> None:
+    read = gather("errors", [FAILING] * 4 + [HEALTHY])
+    unread = gather("errors", [FAILING] * 4 + [(UNREAD, delta(2, 2)), (delta(18), UNREAD)] + [HEALTHY])
+    assert unread.intervals == read.intervals == 1
+    assert unread.observed == read.observed
+
+
+def test_other_weights_begin_another_interval() -> None:
+    state = gather("errors", [FAILING] * 3)
+    assert evidence.drop(state).open == {}
+    assert evidence.drop(state).since is None
+    assert evidence.drop(state).against == state.against
+    untouched = CheckState()
+    assert evidence.drop(untouched) is untouched
+
+
+def test_nothing_is_compared_at_full_weight() -> None:
+    for name in ("errors", "ttft"):
+        assert gather(name, [(delta(2, 1, bucket=FAST), delta(18, 9, bucket=SLOW))] * 30, weight=100).intervals == 0
+
+
+# --- errors against stable --------------------------------------------------------------------------------------------
+
+
+def test_without_failures_there_is_no_bet() -> None:
+    state = gather("errors", [HEALTHY] * 20)
+    assert (state.intervals, state.against.n) == (4, 0)
+    assert log_e("errors", state) == 0.0
+
+
+def test_failures_of_stable_alone_speak_for_the_candidate() -> None:
+    assert log_e("errors", gather("errors", [(delta(18, 1), delta(2))] * 5)) < 0
+
+
+def test_three_separate_intervals_decide_at_ten_percent_and_two_do_not() -> None:
+    limit = PLAN.log_limit(CHECKS["errors"])
+    failing, fine = [FAILING, *[HEALTHY] * 4], [HEALTHY] * 5
+    assert log_e("errors", gather("errors", failing + fine + failing)) < limit
+    assert log_e("errors", gather("errors", failing + fine + failing + fine + failing)) >= limit
+
+
+def test_a_burst_over_two_intervals_and_a_stray_failure_do_not_decide() -> None:
+    dead = (delta(18), delta(2, 2))
+    burst = [HEALTHY] * 3 + [dead] * 5 + [HEALTHY] * 2
+    stray = [FAILING, *[HEALTHY] * 4]
+    state = gather("errors", burst + [HEALTHY] * 5 + stray)
+    assert state.against.n == 3
+    assert log_e("errors", state) < PLAN.log_limit(CHECKS["errors"])
+    # An outage that does not end decides nevertheless.
+    assert log_e("errors", gather("errors", [dead] * 25)) >= PLAN.log_limit(CHECKS["errors"])
+
+
+@given(st.integers(1, 60), st.integers(1, 200), st.integers(1, 60), st.floats(1, 5))
+def test_the_bound_holds_whatever_the_number_of_failures(n: int, control: int, failures: int, odds: float) -> None:
+    # Given m failures among all requests, the candidate's number of them follows Fisher's noncentral hypergeometric.
+    m = min(failures, n + control)
+    mean = float(nchypergeom_fisher.mean(n + control, n, m, odds)) / m
+    assert mean <= bets.failure_share_bound(n / (n + control), odds) + 1e-9
+
+
+def test_right_after_a_step_up_completed_requests_do_not_stand_for_the_traffic() -> None:
+    # Good answers of the candidate take longer than an interval: only its one error has come back, of 50 requests.
+    late = [(delta(10), delta(1, 1 if number == 0 else 0)) for number in range(5)]
+    state = gather("errors", late, weight=50)
+    assert state.bound == pytest.approx(bets.failure_share_bound(0.5, 1.1))
+
+
+def test_a_router_that_does_not_keep_to_its_weight_is_judged_by_what_it_sends() -> None:
+    state = gather("errors", [(delta(15), delta(5, 1))] * 5, weight=10)
+    assert state.bound == pytest.approx(bets.failure_share_bound(0.25, 1.1))
+
+
+@pytest.mark.parametrize("weight", [1, 10, 50])
+def test_equal_error_rates_are_hardly_ever_an_alarm(weight: float) -> None:
+    # One tick per interval: 150 intervals each, five times as many as a canary has.
+    wide = plan(tick="5s")
+    check = next(check for check in wide.checks if check.name == "errors")
+    rng, runs, alarms = np.random.default_rng(int(weight)), 150, 0
+    for _ in range(runs):
+        state = CheckState()
+        for number in range(1, 151):
+            requests = rng.poisson([1000 - 10 * weight, 10 * weight])
+            failed = rng.binomial(requests, 0.01)
+            sides = [delta(float(n), float(bad)) for n, bad in zip(requests, failed, strict=True)]
+            seen = View(5.0 * number, 5.0 * (number - 1), "blue", "green", weight, False,
+                        {"blue": sides[0], "green": sides[1]}, {"blue": 1, "green": 1})  # fmt: skip
+            state = advance(wide, check, state, seen)
+            if evidence.log_e(wide, check, state) >= wide.log_limit(check):
+                alarms += 1
+                break
+    assert alarms <= 2  # half a percent allowed: 0.75 expected at most
+
+
+# --- time to first token ----------------------------------------------------------------------------------------------
+
+
+def test_slower_and_faster_candidates() -> None:
+    slow = gather("ttft", [(delta(18), delta(3, bucket=SLOW))] * 20, weight=10)
+    fast = gather("ttft", [(delta(18, bucket=SLOW), delta(3))] * 20, weight=10)
+    assert log_e("ttft", slow) > 3
+    assert log_e("ttft", fast) < 0
+    assert slow.observed == slow.against.n
+
+
+def test_evidence_for_promotion_grows_on_an_unchanged_release_only() -> None:
+    same = gather("ttft", [(delta(10), delta(10))] * 30, weight=50)
+    slow = gather("ttft", [(delta(10), delta(10, bucket=SLOW))] * 30, weight=50)
+    assert same.promote_reached
+    assert not slow.promote_reached
+    assert (evidence.promote_log_e(PLAN, CHECKS["ttft"], slow) or 0) < 0
+
+
+def test_once_shown_promotion_evidence_stays_shown() -> None:
+    good, bad = (delta(10), delta(10)), (delta(10), delta(10, bucket=SLOW))
+    assert gather("ttft", [good] * 30 + [bad] * 10, weight=50).promote_reached
+
+
+def test_latency_at_less_load_speaks_against_but_not_for() -> None:
+    idle, busy = {"running": 2.0, "waiting": 0.0}, {"running": 20.0, "waiting": 0.0}
+    state = gather("ttft", [(delta(18, gauges=busy), delta(3, gauges=idle))] * 20)
+    assert state.against.n > 0
+    assert state.promote is None
+    state = gather("ttft", [(delta(2, gauges=idle), delta(18, gauges=busy))] * 20, weight=90)
+    assert state.against.n == 0
+    assert state.promote is not None
+
+
+def test_a_cold_candidate_is_not_compared() -> None:
+    assert gather("ttft", [(delta(18), delta(3, bucket=SLOW))] * 20, cold=True).intervals == 0
+    assert gather("errors", [FAILING] * 20, cold=True).intervals == 4
+
+
+def test_the_statistic_is_that_of_the_whole_interval() -> None:
+    state = gather("ttft", [(delta(18), delta(3, bucket=SLOW)), (delta(18, bucket=SLOW), delta(3))])
+    pooled = slower([3, 3], [18, 18])
+    assert state.observed == pooled == 0.5
+
+
+# --- objectives -------------------------------------------------------------------------------------------------------
+
+
+def test_an_objective_is_kept_for_both_slots() -> None:
+    state = gather("errors-slo", [(delta(10), delta(10, 2))] * 30, weight=50)
+    assert log_e("errors-slo", state) >= PLAN.log_limit(CHECKS["errors-slo"])
+    assert evidence.stable_log_e(PLAN, CHECKS["errors-slo"], state) < 0
+    assert evidence.recent_fraction(state, "green") == pytest.approx(0.2)
+    assert evidence.recent_fraction(state, "blue") == 0.0
+
+
+def test_one_dreadful_interval_does_not_break_an_objective() -> None:
+    state = gather("errors-slo", [(delta(10), delta(10, 10))] * 5, weight=50)
+    assert log_e("errors-slo", state) <= math.log(bets.SLO_CAP)
+
+
+def test_requests_over_an_edge_are_counted_exactly() -> None:
+    state = gather("ttft-slo", [(delta(10), delta(10, bucket=12))] * 5, weight=50)  # up to 2.5 s
+    assert state.observed == 1.0
+    fine = gather("ttft-slo", [(delta(10), delta(10, bucket=11))] * 5, weight=50)  # up to 1 s
+    assert fine.observed == 0.0
+
+
+def test_an_objective_the_buckets_cannot_tell_is_not_judged() -> None:
+    other = {"ttft": {"edges": (0.1,), "counts": (9, 1)}}
+    state = gather(
+        "ttft-slo", [(delta(10), SlotDelta.model_validate({**delta(10).model_dump(), "histograms": other}))] * 9
+    )
+    assert (state.intervals, state.against.n) == (0, 0)
+    assert "no bucket that ends at 1 s" in state.skipped_because
+
+
+def test_promotion_needs_requests_without_failures() -> None:
+    check = CHECKS["errors-slo"]
+    few = gather("errors-slo", [(delta(18), delta(2))] * 10)
+    assert not few.promote_reached
+    enough = gather("errors-slo", [(delta(18), delta(2))] * 60)
+    assert enough.promote_reached
+    failing = gather(
+        "errors-slo", [(delta(18), delta(2, 1 if number % 5 == 0 else 0)) for number, _ in enumerate(range(60))]
+    )
+    assert not failing.promote_reached
+    assert (evidence.promote_log_e(PLAN, check, failing) or 0) < 0
