@@ -149,7 +149,7 @@ def test_a_router_that_does_not_keep_to_its_weight_is_judged_by_what_it_sends() 
 @pytest.mark.parametrize("weight", [1, 10, 50])
 def test_equal_error_rates_are_hardly_ever_an_alarm(weight: float) -> None:
     # One tick per interval: 150 intervals each, five times as many as a canary has.
-    wide = plan(tick="5s")
+    wide = PLAN.model_copy(update={"tick": 5.0})
     check = next(check for check in wide.checks if check.name == "errors")
     rng, runs, alarms = np.random.default_rng(int(weight)), 150, 0
     for _ in range(runs):
