@@ -146,15 +146,15 @@ def test_a_router_that_does_not_keep_to_its_weight_is_judged_by_what_it_sends() 
     assert state.bound == pytest.approx(bets.failure_share_bound(0.25, 1.1))
 
 
-@pytest.mark.parametrize("weight", [1, 10, 50])
+@pytest.mark.parametrize("weight", [10, 50])
 def test_equal_error_rates_are_hardly_ever_an_alarm(weight: float) -> None:
-    # One tick per interval: 150 intervals each, five times as many as a canary has.
+    # One tick per interval, 100 of them: several times as many as a canary has.
     wide = PLAN.model_copy(update={"tick": 5.0})
     check = next(check for check in wide.checks if check.name == "errors")
-    rng, runs, alarms = np.random.default_rng(int(weight)), 150, 0
+    rng, runs, alarms = np.random.default_rng(int(weight)), 25, 0
     for _ in range(runs):
         state = CheckState()
-        for number in range(1, 151):
+        for number in range(1, 101):
             requests = rng.poisson([1000 - 10 * weight, 10 * weight])
             failed = rng.binomial(requests, 0.01)
             sides = [delta(float(n), float(bad)) for n, bad in zip(requests, failed, strict=True)]
@@ -164,7 +164,7 @@ def test_equal_error_rates_are_hardly_ever_an_alarm(weight: float) -> None:
             if evidence.log_e(wide, check, state) >= wide.log_limit(check):
                 alarms += 1
                 break
-    assert alarms <= 2  # half a percent allowed: 0.75 expected at most
+    assert alarms == 0  # half a percent is allowed: an eighth of an alarm expected at most
 
 
 # --- time to first token ----------------------------------------------------------------------------------------------
