@@ -32,7 +32,7 @@ FAST, SLOW = 6, 10  # buckets: up to 80 ms, up to 750 ms
 
 
 def plan(**changes: Any) -> Plan:
-    """The shipped plan, with times that the tests rely on and other top-level keys; a mapping is merged into its own."""
+    """The shipped plan with the times that tests rely on and other top-level keys; a mapping is merged into its own."""
     data = load_plan(CANARY).model_dump(mode="json")
     data["watchdogs"] = {"unready": "2s", "no_data": "15s", "route": "10s"}
     data["limits"] = {"prepare": "2m", "step": "5m", "held": "5m"}
