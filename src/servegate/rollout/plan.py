@@ -257,8 +257,8 @@ class Plan(Config):
         for earlier, later in pairwise(weights):
             if later <= earlier:
                 raise ValueError(f"steps must rise: {later:g}% follows {earlier:g}%")
-        if weights[0] <= 0:
-            raise ValueError("the first step has weight 0%")
+        if weights[0] < 0.01:
+            raise ValueError(f"the first step has weight {weights[0]:g}%; 0.01% is the least that a router divides")
         if weights[-1] != 100:
             raise ValueError(f"the last step must be 100%, not {weights[-1]:g}%")
         names = [check.name for check in self.checks]

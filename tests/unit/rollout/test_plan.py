@@ -91,7 +91,7 @@ def test_every_key_of_the_schema_is_described() -> None:
         ),
         (
             {"steps": [{"weight": "0%", "min_time": "1m"}, {"weight": "100%", "min_time": "1m"}]},
-            "first step has weight 0%",
+            "first step has weight 0%; 0.01% is the least",
         ),
         ({"checks__errors__share": "70%"}, "add up to 120%"),
         ({"checks__errors__share": "0%"}, "could never fire"),
