@@ -30,7 +30,8 @@ demo: $(READY) ## two releases through the whole pipeline: one promoted, one rol
 	@$(BIN)/servegate demo --engine $(ENGINE)
 
 test: $(READY) ## unit tests and the local end to end with the simulator
-	@$(BIN)/python -m pytest -n 2 --dist loadfile tests/e2e tests/unit
+	@$(BIN)/python -m pytest -n 2 --dist loadfile tests/unit
+	@$(BIN)/python -m pytest -n 2 --dist loadfile tests/e2e
 
 test-all: $(READY) chromium ## what `make test` leaves out: the report in a real browser, the real engine
 	@$(BIN)/python -m pytest tests/browser tests/engine

@@ -113,7 +113,7 @@ def test_a_report_that_is_none(say: Say, tmp_path: Path) -> None:
     assert f"{tmp_path}/report.json" in answer.err
 
 
-ASKING = {
+ASKING: dict[str, list[str | Path]] = {
     "smoke": ["smoke", "run"],
     "evals": ["evals", "run", ROOT / "evals" / "suites" / "support.yaml"],
     "loadtest": ["loadtest", "run", ROOT / "loadtest" / "profiles" / "release.yaml"],
