@@ -12,16 +12,13 @@ from decimal import Decimal
 from typing import Literal
 
 from servegate.report.model import Unit
+from servegate.units import SECONDS
 
 _UNITS: dict[str, tuple[Unit, str]] = {
     "ns": ("seconds", "1e-9"),
     "us": ("seconds", "1e-6"),
     "µs": ("seconds", "1e-6"),
-    "ms": ("seconds", "1e-3"),
-    "s": ("seconds", "1"),
-    "min": ("seconds", "60"),
-    "h": ("seconds", "3600"),
-    "d": ("seconds", "86400"),
+    **{name: ("seconds", str(length)) for name, length in SECONDS.items()},
     "%": ("fraction", "1e-2"),
     "pp": ("fraction", "1e-2"),
     "token": ("tokens", "1"),

@@ -17,7 +17,7 @@ from servegate.config import Config, load, validate
 from servegate.contract import canonical_json, sha256, write_atomic
 from servegate.errors import ConfigError
 from servegate.loadtest.prompts import Prompt, load_prompts
-from servegate.loadtest.units import Duration, PositiveDuration, Rate
+from servegate.units import Duration, PositiveDuration, Rate
 
 MAX_REQUESTS = 5_000_000
 

@@ -8,18 +8,18 @@ numbers that would do: a canary that cannot decide is worse than none, because i
 from __future__ import annotations
 
 import math
-import re
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, PlainSerializer, WithJsonSchema, model_validator
+from pydantic import Field, model_validator
 
 from servegate.config import Config, load
 from servegate.contract import canonical_json, sha256
 from servegate.errors import ConfigError
 from servegate.rollout import feasibility
+from servegate.units import Duration, Fraction, Percent, percent, seconds
 
 TTFT_EDGES = (
     0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0,
@@ -27,62 +27,17 @@ TTFT_EDGES = (
 )  # fmt: skip
 """Bucket edges of vllm:time_to_first_token_seconds (vLLM 0.32), in seconds."""
 
-_DURATION = re.compile(r"^(\d+(?:\.\d+)?)(ms|s|m|h)$")
-_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
-_PERCENT = re.compile(r"^(\d+(?:\.\d+)?)%$")
-
-
-def _duration(value: Any) -> float:
-    match = _DURATION.match(value.strip()) if isinstance(value, str) else None
-    if match is None:
-        raise ValueError('is a time with its unit, such as "500ms", "10s", "5m" or "2h"')
-    return float(match[1]) * _SECONDS[match[2]]
-
-
-def _percent(value: Any) -> float:
-    match = _PERCENT.match(value.strip()) if isinstance(value, str) else None
-    if match is None:
-        raise ValueError('is a share with its sign, such as "10%"')
-    if float(match[1]) > 100:
-        raise ValueError("is more than 100%")
-    return float(match[1])
-
-
-Duration = Annotated[
-    float,
-    BeforeValidator(_duration),
-    PlainSerializer(lambda seconds: f"{seconds:.12g}s"),
-    WithJsonSchema({"type": "string", "pattern": _DURATION.pattern, "examples": ["500ms", "10s", "5m", "2h"]}),
-]
-"""Seconds; written with a unit."""
-
-Percent = Annotated[
-    float,
-    BeforeValidator(_percent),
-    PlainSerializer(lambda percent: f"{percent:.12g}%"),
-    WithJsonSchema({"type": "string", "pattern": _PERCENT.pattern, "examples": ["10%"]}),
-]
-"""Percent, 0 to 100; written with its sign."""
-
-Fraction = Annotated[
-    float,
-    BeforeValidator(lambda value: _percent(value) / 100),
-    PlainSerializer(lambda fraction: f"{fraction * 100:.12g}%"),
-    WithJsonSchema({"type": "string", "pattern": _PERCENT.pattern, "examples": ["1%"]}),
-]
-"""Fraction, 0 to 1; written in percent with its sign."""
-
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,40}$")]
 
 
 def _time(default: str, description: str) -> Any:
     """A field of seconds with a default that the schema shows as it is written."""
-    return Field(_duration(default), description=description, json_schema_extra={"default": default})
+    return Field(seconds(default), description=description, json_schema_extra={"default": default})
 
 
 def _share(default: str, description: str) -> Any:
     """A field of a fraction with a default that the schema shows as it is written."""
-    return Field(_percent(default) / 100, description=description, json_schema_extra={"default": default})
+    return Field(percent(default) / 100, description=description, json_schema_extra={"default": default})
 
 
 class Step(Config):

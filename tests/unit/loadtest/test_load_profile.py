@@ -10,7 +10,7 @@ import pytest
 from servegate.errors import ConfigError
 from servegate.loadtest.profile import load_profile
 from servegate.loadtest.prompts import load_prompts
-from servegate.loadtest.units import per_second, seconds
+from servegate.units import per_second, seconds
 
 ROOT = Path(__file__).parents[3]
 GOOD = """\
