@@ -27,6 +27,9 @@ SLOTS = ("blue", "green")
 IDLE_TIMEOUT = 60.0
 """Seconds without a byte after which a request has failed; a small model on a CPU may be silent for long."""
 
+GRACE = 10.0
+"""Seconds an engine gets to finish its answers before it is ended."""
+
 
 @dataclass(frozen=True)
 class Machine:
@@ -79,7 +82,7 @@ def machine(engine: DemoEngine, place: Place) -> Iterator[Machine]:
     with ExitStack() as stack:
         ports = free_ports(2 + len(SLOTS))
         slot_ports = {slot: [port] for slot, port in zip(SLOTS, ports[2:], strict=True)}
-        workload = ProcessWorkload(engine.launch, slot_ports, place.logs)
+        workload = ProcessWorkload(engine.launch, slot_ports, place.logs, grace=GRACE)
         stack.callback(workload.close)
         config = EnvoyConfig(place.root / "envoy", ports[0], ports[1], slot_ports, idle_timeout=IDLE_TIMEOUT)
         envoy = start_envoy(config, {SLOTS[0]: 100.0, SLOTS[1]: 0.0})

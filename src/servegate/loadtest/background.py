@@ -97,7 +97,10 @@ class Traffic:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._process.stop()
+        if kind is None:
+            self._process.stop()
+        else:  # something broke or was interrupted: nobody waits for open answers
+            self._process.ended()
 
 
 def traffic(loaded: LoadedProfile, endpoint: Endpoint, output: Path) -> Traffic:
