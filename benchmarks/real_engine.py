@@ -69,8 +69,9 @@ def main() -> None:
             servers.append((Child(f"{template} on {port}", argv, logs / f"{port}.log", env), port))
             if options.one_after_the_other:
                 wait_ready(*servers[-1], begin)
-        for server in servers:
-            wait_ready(*server, begin)
+        if not options.one_after_the_other:
+            for server in servers:
+                wait_ready(*server, begin)
         for _, port in servers:
             ask(port, "Hello?", options.output_tokens)
         for child, port in servers:

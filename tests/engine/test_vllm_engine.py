@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import re
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -165,14 +166,23 @@ def test_exposes_the_metrics_the_simulator_stands_in_for(servers: tuple[Server, 
     assert expected - found == set()
 
 
-def test_stopping_one_mid_answer_leaves_no_process_and_the_other_alone(servers: tuple[Server, Server]) -> None:
+def test_a_stopped_server_finishes_its_answer_and_leaves_no_process_and_the_other_alone(
+    servers: tuple[Server, Server],
+) -> None:
     stays, goes = servers
-    story = question("Tell me a story.", max_tokens=400, stream=True)
+    story = question("Tell me a story.", max_tokens=24, stream=True, ignore_eos=True)
+    stop = threading.Thread(target=goes.child.stop, kwargs={"grace": 60})
     with goes.open("POST", "/v1/chat/completions", story) as stream:
         assert stream.readline().startswith(b"data: ")
         assert len(group(goes.child.pid)) > 1
-        goes.child.stop(grace=15)
+        stop.start()
+        rest = stream.read()
+    stop.join()
+    assert b'"finish_reason":"length"' in rest
+    assert rest.rstrip().endswith(b"data: [DONE]")
+    assert goes.child.returncode == 0
     assert empties(goes.child.pid)
     assert stays.chat(question("Hello?"))[0] == 200
-    stays.child.stop(grace=15)
+    stays.child.stop(grace=60)
+    assert stays.child.returncode == 0
     assert empties(stays.child.pid)

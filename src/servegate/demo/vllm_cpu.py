@@ -107,6 +107,8 @@ def command(
         *("--max-model-len", "2048", "--max-num-seqs", "8", "--kv-cache-memory-bytes", str(512 * 1024 * 1024)),
         # The CPU default, 128 tokens a block, keeps short prompts out of the prefix cache.
         *("--block-size", "32"),
+        # The default, 0, ends the engine at once and then waits for clients that will get nothing more, without limit.
+        *("--shutdown-timeout", "20"),
         *("--enable-auto-tool-choice", "--tool-call-parser", "hermes"),
         *args,
     ]

@@ -235,7 +235,7 @@ def _install_argv(folder: Path) -> list[str]:
     """Make a virtual environment in `folder` and fill it, as one child, so that nothing outlives it."""
     pip = ["-m", "pip", "install", "--no-deps", "--require-hashes", "--only-binary", ":all:", "--no-cache-dir"]
     pip += ["--progress-bar", "off", "--disable-pip-version-check", "--no-compile"]
-    # Without .pyc files every start of a server would take 20 s more. Packages carry a few files for other Pythons,
+    # Without .pyc files every server would compile all it imports. Packages carry a few files for other Pythons,
     # which do not compile: that is no failure.
     script = (
         'set -e; "$1" -m venv "$2"; cd "$2"; shift 2; bin/python "$@"; echo "Byte-compiling"; '
