@@ -27,7 +27,7 @@ SLOTS = ("blue", "green")
 IDLE_TIMEOUT = 60.0
 """Seconds without a byte after which a request has failed; a small model on a CPU may be silent for long."""
 
-GRACE = 10.0
+GRACE = 25.0
 """Seconds an engine gets to finish its answers before it is ended."""
 
 
