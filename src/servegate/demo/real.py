@@ -28,7 +28,7 @@ class Real:
         live="loadtest/profiles/vllm-cpu-live.yaml",
         policy="gates/vllm-cpu.yaml",
         plan="rollout/vllm-cpu.yaml",
-        items=24,
+        items=16,
     )
     start_timeout = 300.0
 
