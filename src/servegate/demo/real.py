@@ -23,7 +23,7 @@ class Real:
 
     name = "vllm"
     files = Files(
-        suite="evals/suites/support.yaml",
+        suite="evals/suites/support-small.yaml",
         load="loadtest/profiles/vllm-cpu.yaml",
         live="loadtest/profiles/vllm-cpu-live.yaml",
         policy="gates/vllm-cpu.yaml",
