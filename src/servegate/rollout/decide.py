@@ -10,21 +10,13 @@ repeated until it is seen to have worked.
 from __future__ import annotations
 
 from servegate.errors import ConfigError
-from servegate.rollout import evidence, reasons, timeline, watch
-from servegate.rollout.absorb import absorb, gather, serves
+from servegate.rollout import timeline, watch
+from servegate.rollout.absorb import absorb, gather
+from servegate.rollout.effects import repeat
 from servegate.rollout.intents import carry_out
-from servegate.rollout.model import (
-    Decision,
-    EnsureSlot,
-    Observation,
-    Phase,
-    RunSmoke,
-    ScaleSlot,
-    SetWeights,
-    State,
-    Warm,
-)
+from servegate.rollout.model import Decision, Observation, Phase, State
 from servegate.rollout.plan import Plan
+from servegate.rollout.progress import progress
 from servegate.rollout.turn import Turn
 
 
@@ -53,204 +45,11 @@ def decide(plan: Plan, state: State, observation: Observation, now: float) -> De
             turn.roll_back(danger.cause, danger.reason)
         elif danger is not None and danger.hold is not None and turn.state.phase is not Phase.HELD:
             turn.hold(danger.hold, danger.cause, danger.reason)
-        _progress(turn)
-    _repeat(turn)
+        progress(turn)
+    repeat(turn)
     return Decision(
         state=turn.state,
         actions=(*turn.effects, *turn.settled, *turn.notices),
         tick=timeline.tick(plan, turn.state, observation, now, turn.reason),
         reason=turn.reason,
     )
-
-
-def _progress(turn: Turn) -> None:
-    phase = turn.state.phase
-    if phase is Phase.PENDING:
-        _pending(turn)
-    elif phase is Phase.PREPARING:
-        _preparing(turn)
-    elif phase in (Phase.STEP, Phase.BAKING):
-        _step(turn)
-    elif phase is Phase.HELD:
-        _held(turn)
-    elif phase is Phase.ROLLING_BACK:
-        _rolling_back(turn)
-
-
-def _pending(turn: Turn) -> None:
-    state, preparation = turn.state, turn.seen.preparation
-    if preparation.verdict == "pass":
-        turn.change(verdict=preparation.verdict_hash, ensured=True)
-        turn.enter(Phase.PREPARING, f"a verdict lets {_candidate(state)} be rolled out")
-    elif preparation.verdict == "fail":
-        turn.roll_back("verdict", f"the verdict on {_candidate(state)} is not a pass: {preparation.verdict_message}")
-    elif turn.now - state.phase_since > turn.plan.limits.prepare:
-        turn.roll_back(
-            "verdict", f"no verdict on {_candidate(state)} within {reasons.seconds(turn.plan.limits.prepare)}"
-        )
-    else:
-        turn.wait_for(f"a verdict on {_candidate(state)}")
-
-
-def _preparing(turn: Turn) -> None:
-    state, preparation, wanted = turn.state, turn.seen.preparation, turn.plan.replicas
-    ready = state.ready.get(state.candidate, 0)
-    if ready >= wanted:
-        # Results of a slot that is not up (any more) say nothing about the one that will be.
-        turn.change(
-            smoke_ok=state.smoke_ok or preparation.smoke == "ok",
-            warm_ok=state.warm_ok or (state.smoke_ok and preparation.warm == "ok"),
-        )
-    state = turn.state
-    if ready >= wanted and not state.smoke_ok and preparation.smoke == "failed":
-        turn.roll_back("smoke", f"the smoke test of {_candidate(state)} failed: {preparation.smoke_message}")
-    elif ready >= wanted and state.smoke_ok and not state.warm_ok and preparation.warm == "failed":
-        turn.roll_back("warm-up", f"{_candidate(state)} could not be warmed up: {preparation.warm_message}")
-    elif state.smoke_ok and state.warm_ok and ready >= wanted:
-        problem = _not_weightable(state, turn.plan.steps[0].weight)
-        if problem is None:
-            turn.change(warmup_left=float(turn.plan.warmup_requests), first_traffic=turn.now)
-            turn.enter_step(0, f"{_candidate(state)} is ready, passed the smoke test and is warm")
-        else:
-            turn.wait_for(problem)
-    elif turn.now - state.phase_since > turn.plan.limits.prepare:
-        turn.roll_back(
-            "prepare",
-            f"{_candidate(state)} was not ready for traffic within {reasons.seconds(turn.plan.limits.prepare)}: "
-            f"{_preparing_at(turn, ready)}",
-        )
-    else:
-        turn.wait_for(_preparing_at(turn, ready))
-
-
-def _preparing_at(turn: Turn, ready: int) -> str:
-    state, status = turn.state, turn.seen.status.get(turn.state.candidate)
-    if ready < turn.plan.replicas:
-        said = f" ({status.message})" if status and status.message else ""
-        return f"{ready} of {turn.plan.replicas} replicas of {state.candidate} ready{said}"
-    return f"the warm-up of {state.candidate}" if state.smoke_ok else f"the smoke test of {state.candidate}"
-
-
-def _step(turn: Turn) -> None:
-    state, plan, now = turn.state, turn.plan, turn.now
-    missing = _missing(turn)
-    if missing is None:
-        if state.step == len(plan.steps) - 1:
-            turn.promote()
-        else:
-            step = plan.steps[state.step]
-            lasted = now - (state.step_effective if state.step_effective is not None else now)
-            turn.enter_step(
-                state.step + 1,
-                f"no alarm in {reasons.seconds(lasted)} and {state.step_requests:.0f} requests at {step.weight:g} %",
-            )
-        return
-    if state.step_since is not None and now - state.step_since > plan.limits.step:
-        step = plan.steps[state.step]
-        why = f"{step.weight:g} % for {reasons.seconds(now - state.step_since)}, and still waits for {missing}"
-        if plan.on_inconclusive == "rollback":
-            turn.roll_back("inconclusive", why)
-        else:
-            turn.hold("inconclusive", "inconclusive", why)
-        return
-    turn.wait_for(missing)
-
-
-def _missing(turn: Turn) -> str | None:
-    """What the step still needs before the next one; None when nothing."""
-    state, plan = turn.state, turn.plan
-    step = plan.steps[state.step]
-    if state.step_effective is None or state.refused_since is not None:
-        return "the router to serve the new weights"
-    left = step.min_time - (turn.now - state.step_effective)
-    if left > plan.tick / 2 and not (state.expedited and state.step < len(plan.steps) - 1):
-        return f"{reasons.seconds(left)} more at {step.weight:g} %"
-    suspect = watch.suspicion(plan, state, turn.now)
-    if suspect is not None:
-        return suspect
-    if state.expedited:
-        return None
-    if state.step_requests < step.min_requests:
-        return f"{step.min_requests - state.step_requests:.0f} more requests at {step.weight:g} %"
-    if state.step == len(plan.steps) - 1:
-        return None
-    if state.step == len(plan.steps) - 2:
-        for check in plan.checks:
-            gathered = state.checks.get(check.name)
-            if evidence.wants_promotion(check) and (gathered is None or not gathered.promote_reached):
-                return reasons.promotion_missing(plan, check, gathered)
-    return _not_weightable(state, plan.steps[state.step + 1].weight)
-
-
-def _not_weightable(state: State, weight: float) -> str | None:
-    """Why the traffic cannot be split that way; None when it can."""
-    for slot, share in ((state.candidate, weight), (state.stable, 100 - weight)):
-        if share > 0 and state.ready.get(slot, 0) < 1:
-            return f"a ready replica of {reasons.name(state, slot)}"
-    return None
-
-
-def _held(turn: Turn) -> None:
-    state = turn.state
-    held = state.held
-    assert held is not None
-    if turn.now - held.since > turn.plan.limits.held:
-        turn.roll_back("held", f"stood still for {reasons.seconds(turn.now - held.since)}: {state.reason}")
-    elif watch.cleared(state, held.cause):
-        turn.resume(f"goes on: what it was held for is over ({held.cause})")
-    else:
-        turn.wait_for("a person" if held.cause in ("person", "slo", "inconclusive") else f"{held.cause} to recover")
-
-
-def _rolling_back(turn: Turn) -> None:
-    state = turn.state
-    target = {state.stable: 100.0, state.candidate: 0.0}
-    if state.weights != target and state.ready.get(state.stable, 1) > 0:
-        turn.change(weights=target)
-    state = turn.state
-    # What was seen must have been seen after the decision, not before it.
-    if state.weights == target and serves(turn.seen.route, target) and state.phase_since < turn.now:
-        turn.finish(Phase.ROLLED_BACK, state.reason)
-    elif state.weights != target:
-        turn.wait_for(
-            f"a ready replica of {reasons.name(state, state.stable)}: until then the weights stay as they are"
-        )
-        if state.unready_since.get(state.stable) == turn.now or state.phase_since == turn.now:
-            turn.notify("critical", f"cannot roll back yet: {reasons.name(state, state.stable)} has no ready replica")
-    else:
-        turn.wait_for(f"the router to serve {state.candidate} with 0 %")
-        since = state.phase_since + turn.plan.watchdogs.route
-        if turn.previous <= since < turn.now:
-            turn.notify("critical", "the router does not confirm the rollback: see to the weights by hand")
-
-
-def _repeat(turn: Turn) -> None:
-    """Effects that the state wants and that were not yet seen to have happened."""
-    state, seen, plan = turn.state, turn.seen, turn.plan
-    carries = [slot for slot, weight in state.weights.items() if weight > 0]
-    if not serves(seen.route, state.weights) and all(state.ready.get(slot, 1) > 0 for slot in carries):
-        turn.effects.append(SetWeights(weights=dict(state.weights)))
-    if state.phase is Phase.PREPARING:
-        release = state.slots[state.candidate].release
-        if state.ready.get(state.candidate, 0) < plan.replicas:
-            turn.effects.append(EnsureSlot(slot=state.candidate, release=release, replicas=plan.replicas))
-        elif not state.smoke_ok:
-            turn.effects.append(RunSmoke(slot=state.candidate, release=release))
-        elif not state.warm_ok:
-            turn.effects.append(Warm(slot=state.candidate, release=release))
-    needs_stable = state.phase.weighted or state.phase is Phase.ROLLING_BACK
-    if needs_stable and state.ready.get(state.stable, 1) < 1 and state.stable in state.slots:
-        status = seen.status.get(state.stable)
-        turn.effects.append(
-            EnsureSlot(
-                slot=state.stable,
-                release=state.slots[state.stable].release,
-                replicas=max(1, status.replicas if status else plan.replicas),
-            )
-        )
-    if state.phase is Phase.ROLLED_BACK and state.ensured:
-        turn.effects.append(ScaleSlot(slot=state.candidate, replicas=0))
-
-
-def _candidate(state: State) -> str:
-    return reasons.name(state, state.candidate)

@@ -18,7 +18,8 @@ from servegate.rollout import bets
 from servegate.stats import eprocess
 
 if TYPE_CHECKING:
-    from servegate.rollout.plan import Check, Plan
+    from servegate.rollout.checks import Check
+    from servegate.rollout.plan import Plan
 
 _SCALES = tuple(1.25**power for power in range(1, 50))
 _ENOUGH = 2_000
