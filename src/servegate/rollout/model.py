@@ -1,4 +1,4 @@
-"""What a rollout knows, sees and does: State, Observation, Action, Decision.
+"""What a rollout knows, sees and does: State and Decision here, what is seen in `seen`, what is done in `actions`.
 
 All of it is plain data that survives JSON exactly. The controller persists the State before it acts, so whatever is
 needed to go on after a kill stands in it: the raw readings deltas are taken against, and the evidence, a few floats
@@ -8,16 +8,24 @@ per check. Nothing here reads a clock; every time is seconds since the Unix epoc
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, Literal, Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
 from servegate.contract import Contract, Sha256, Slot
 from servegate.report.records import CanaryTick, Count, Epoch
-from servegate.rollout.ports import Intent, RouteStatus, SlotStatus
-
-Percent = Annotated[float, Field(ge=0, le=100)]
-Amount = Annotated[float, Field(ge=0)]
+from servegate.rollout.actions import (
+    Action,
+    EnsureSlot,
+    Notify,
+    Percent,
+    RunSmoke,
+    ScaleSlot,
+    Settle,
+    SetWeights,
+    Warm,
+)
+from servegate.rollout.seen import Amount, Buckets, Observation, PodReading, Preparation, Readings, SlotDelta
 
 
 class Phase(StrEnum):
@@ -41,129 +49,6 @@ class Phase(StrEnum):
     def weighted(self) -> bool:
         """The candidate may be carrying traffic, and is judged."""
         return self in (Phase.STEP, Phase.BAKING, Phase.HELD)
-
-
-# --- what is seen -----------------------------------------------------------------------------------------------------
-
-
-class Buckets(Contract):
-    """A histogram, not cumulative: `counts[i]` values in (edges[i-1], edges[i]]; the last count is above all edges."""
-
-    edges: tuple[float, ...] = Field(description="finite upper edges, rising")
-    counts: tuple[Amount, ...] = Field(description="one more than edges")
-    sum: float = 0.0
-
-    @model_validator(mode="after")
-    def _fits(self) -> Self:
-        if len(self.counts) != len(self.edges) + 1:
-            raise ValueError(f"{len(self.edges)} edges need {len(self.edges) + 1} counts, not {len(self.counts)}")
-        return self
-
-    @property
-    def total(self) -> float:
-        """Number of values."""
-        return sum(self.counts)
-
-
-class PodReading(Contract):
-    """Running totals of one pod at its last reading: what the next delta is taken against."""
-
-    slot: Slot
-    at: Epoch
-    release: str | None = None
-    started: float | None = None
-    counters: dict[str, float] = Field(default_factory=dict)
-    histograms: dict[str, Buckets] = Field(default_factory=dict)
-
-
-class Readings(Contract):
-    """The last reading of every pod that has been seen."""
-
-    at: Epoch
-    pods: dict[str, PodReading] = Field(default_factory=dict)
-
-
-class SlotDelta(Contract):
-    """What one slot did since the observation before. A name that is absent was not measured; it is not zero.
-
-    With a gateway (`gateway` is true) a request is one the gateway saw completed, whatever came of it. A failure is
-    one it answered with 5xx (a refused connection is answered with 503 and is counted there, once), one whose
-    connection broke after the headers, or one that the engine ended with an error inside an answer that had begun
-    with 200. Without a gateway both are the engine's own HTTP counts. 4xx are the client's and are no failures.
-    Requests turned away because the engine was full (503 of its own) are `rejected` and are not in `failures`.
-    """
-
-    gateway: bool = Field(False, description="a gateway counts the requests of this slot")
-    pods: Count = Field(0, description="engine pods with a usable reading")
-    counters: dict[str, Amount] = Field(default_factory=dict)
-    histograms: dict[str, Buckets] = Field(default_factory=dict)
-    gauges: dict[str, float] = Field(default_factory=dict, description="summed over pods, kv_cache_usage averaged")
-    missing: dict[str, str] = Field(default_factory=dict, description="pods that did not answer, with the reason")
-
-    @property
-    def requests(self) -> float | None:
-        """Requests completed; None when nothing could be read."""
-        return self.counters.get("gateway_requests" if self.gateway else "http_requests")
-
-    @property
-    def rejected(self) -> float | None:
-        """Requests turned away by a full engine; None when requests are not known."""
-        requests = self.requests
-        return None if requests is None else min(self.counters.get("rejected", 0.0), self._answered_5xx, requests)
-
-    @property
-    def failures(self) -> float | None:
-        """Failed requests without the rejected ones; None when requests are not known."""
-        requests, rejected = self.requests, self.rejected
-        if requests is None or rejected is None:
-            return None
-        in_stream = self.counters.get("finished_error", 0.0)
-        resets = self.counters.get("gateway_resets", 0.0) if self.gateway else 0.0
-        return min(self._answered_5xx - rejected + resets + in_stream, requests - rejected)
-
-    @property
-    def failures_by_kind(self) -> dict[str, float]:
-        """The failures told apart, kinds that happened only; for people, not for judging."""
-        known = {
-            "connect": self.counters.get("gateway_connect_failures", 0.0) if self.gateway else 0.0,
-            "timeout": self.counters.get("gateway_timeouts", 0.0) if self.gateway else 0.0,
-            "reset": self.counters.get("gateway_resets", 0.0) if self.gateway else 0.0,
-            "stream_error": self.counters.get("finished_error", 0.0),
-            "rejected": self.rejected or 0.0,
-        }
-        known["http_5xx"] = self._answered_5xx - known["connect"] - known["timeout"] - known["rejected"]
-        return {kind: count for kind, count in known.items() if count > 0}
-
-    @property
-    def _answered_5xx(self) -> float:
-        return self.counters.get("gateway_5xx" if self.gateway else "http_5xx", 0.0)
-
-
-class Preparation(Contract):
-    """What came of the things that must hold before traffic. None: not asked yet, or nothing to say yet."""
-
-    verdict: Literal["pass", "fail", "missing"] | None = None
-    verdict_hash: Sha256 | None = None
-    verdict_message: str = ""
-    smoke: Literal["running", "ok", "failed"] | None = None
-    smoke_message: str = ""
-    warm: Literal["running", "ok", "failed"] | None = None
-    warm_message: str = ""
-
-
-class Observation(Contract):
-    """Everything that is seen at one tick."""
-
-    at: Epoch
-    slots: dict[Slot, SlotDelta] = Field(default_factory=dict, description="deltas since the observation before")
-    status: dict[Slot, SlotStatus] = Field(default_factory=dict, description="a slot that is absent is not known")
-    route: RouteStatus | None = Field(None, description="none: the router could not be asked")
-    intents: tuple[Intent, ...] = Field((), description="not yet settled, oldest first")
-    preparation: Preparation = Preparation()
-    readings: Readings | None = Field(None, description="what the next deltas are taken against; none: keep the last")
-
-
-# --- what is remembered -----------------------------------------------------------------------------------------------
 
 
 class SlotRelease(Contract):
@@ -285,68 +170,6 @@ class State(Contract):
         return self
 
 
-# --- what is done -----------------------------------------------------------------------------------------------------
-
-
-class SetWeights(Contract):
-    """Write these weights to the router."""
-
-    kind: Literal["set-weights"] = "set-weights"
-    weights: dict[Slot, Percent]
-
-
-class EnsureSlot(Contract):
-    """Make the slot run this release."""
-
-    kind: Literal["ensure-slot"] = "ensure-slot"
-    slot: Slot
-    release: Sha256
-    replicas: Annotated[int, Field(ge=1)]
-
-
-class ScaleSlot(Contract):
-    """Change the replicas of what the slot runs."""
-
-    kind: Literal["scale-slot"] = "scale-slot"
-    slot: Slot
-    replicas: Count
-
-
-class RunSmoke(Contract):
-    """Run the smoke test against the slot unless it is running; the result comes with a later observation."""
-
-    kind: Literal["run-smoke"] = "run-smoke"
-    slot: Slot
-    release: Sha256
-
-
-class Warm(Contract):
-    """Warm the slot up unless that is under way; the result comes with a later observation."""
-
-    kind: Literal["warm"] = "warm"
-    slot: Slot
-    release: Sha256
-
-
-class Settle(Contract):
-    """Mark an intent as done."""
-
-    kind: Literal["settle"] = "settle"
-    intent: Intent
-    outcome: str
-
-
-class Notify(Contract):
-    """Tell people."""
-
-    kind: Literal["notify"] = "notify"
-    level: Literal["info", "warning", "critical"]
-    message: str
-
-
-Action = Annotated[SetWeights | EnsureSlot | ScaleSlot | RunSmoke | Warm | Settle | Notify, Field(discriminator="kind")]
-
-
 class Decision(Contract):
     """What follows from one observation. Persist `state`, then carry out `actions` in order; each is idempotent."""
 
@@ -385,3 +208,32 @@ def start(
         updated=now,
         phase_since=now,
     )
+
+
+__all__ = [
+    "Action",
+    "Buckets",
+    "CheckState",
+    "Decision",
+    "EnsureSlot",
+    "Held",
+    "HeldCause",
+    "Notify",
+    "Observation",
+    "Phase",
+    "PodReading",
+    "Preparation",
+    "Readings",
+    "RunSmoke",
+    "ScaleSlot",
+    "SetWeights",
+    "Settle",
+    "SlotDelta",
+    "SlotInterval",
+    "SlotRelease",
+    "State",
+    "Totals",
+    "Warm",
+    "Wealth",
+    "start",
+]
