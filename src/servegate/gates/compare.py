@@ -19,13 +19,15 @@ from servegate.gates.select import find_measure, find_report, label
 from servegate.gates.units import KNOWN, misfit
 from servegate.report.format import clean, duration, percent, plural, quantity, words
 from servegate.report.model import Interval, Measure, Report
-from servegate.report.verdict import Outcome
+from servegate.report.verdict import Discordant, Outcome
 from servegate.stats import intervals, unpaired
 from servegate.stats.paired import non_inferiority
 from servegate.stats.power import normal_mde, pairs_mde
 from servegate.stats.sequential import nominal_levels
 
 _SHOWN_IDS = 5
+# A verdict travels: of each kind it keeps so many items; all of them are in the records.
+_KEPT_ITEMS = 100
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,11 @@ class Compared:
     delta_interval: Interval | None = None
     mde: float | None = None
     wanted: int | None = None
+    baseline_report: str | None = None
+    ratio: bool = False
+    lost: int | None = None
+    won: int | None = None
+    discordant: tuple[Discordant, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -62,6 +69,8 @@ class _Numbers:
     mde: float | None
     how: str
     ratio: bool = False
+    lost: Sequence[Discordant] | None = None
+    won: Sequence[Discordant] | None = None
 
 
 def compare(
@@ -102,14 +111,16 @@ def compare(
     alpha, following = _look(rule, asked)
     if alpha is None:
         ask = f"{plural(asked, 'answer')}; the first look is at {following}"
-        return Compared(Outcome.INCONCLUSIVE, ask, baseline=other.value, wanted=following)
+        return Compared(
+            Outcome.INCONCLUSIVE, ask, baseline=other.value, wanted=following, baseline_report=old.identity()
+        )
     numbers: _Numbers | str
     if isinstance(paired, Pairs):
         numbers = _paired(paired, accepted.loss(other.value), alpha)
     else:
         numbers = _unpaired(measure, other, accepted, higher, alpha, paired)
     if isinstance(numbers, str):
-        return Compared(Outcome.INCONCLUSIVE, numbers, baseline=other.value)
+        return Compared(Outcome.INCONCLUSIVE, numbers, baseline=other.value, baseline_report=old.identity())
     outcome = Outcome.INCONCLUSIVE
     if numbers.p_pass <= alpha:
         outcome = Outcome.PASS
@@ -130,6 +141,11 @@ def compare(
         else None,
         mde=numbers.mde,
         wanted=wanted,
+        baseline_report=old.identity(),
+        ratio=numbers.ratio,
+        lost=None if numbers.lost is None else len(numbers.lost),
+        won=None if numbers.won is None else len(numbers.won),
+        discordant=(*(numbers.lost or ())[:_KEPT_ITEMS], *(numbers.won or ())[:_KEPT_ITEMS]),
     )
 
 
@@ -209,8 +225,9 @@ def _paired(pairs: Pairs, loss: float, alpha: float) -> _Numbers | str:
     how = f"{found.method}, {found.worse:,} lost and {found.better:,} won of {found.n:,} pairs{groups}"
     lost = pairs.lost()
     if lost:
-        how += f"; lost: {_ids(lost)}"
-    return _Numbers(found.estimate, found.low, found.high, found.p_pass, found.p_fail, mde, how)
+        how += f"; lost: {_ids([item.id for item in lost])}"
+    p = found.p_pass, found.p_fail
+    return _Numbers(found.estimate, found.low, found.high, *p, mde, how, lost=lost, won=pairs.won())
 
 
 def _unpaired(

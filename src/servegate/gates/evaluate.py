@@ -248,10 +248,15 @@ def _result(found: _Found) -> CheckResult:
         threshold=check.condition.limit.value if absolute else compared.threshold if compared else None,
         comparison=check.condition.operator if absolute else compared.comparison if compared else None,
         baseline=compared.baseline if compared else None,
+        baseline_report=compared.baseline_report if compared else None,
         delta=compared.delta if compared else None,
+        ratio=compared.ratio if compared else False,
         delta_interval=compared.delta_interval if compared else None,
         mde=_detectable(measure) if absolute else compared.mde if compared else None,
         wanted=compared.wanted if compared else None,
+        lost=compared.lost if compared else None,
+        won=compared.won if compared else None,
+        discordant=compared.discordant if compared else (),
         message=found.message,
     )
 

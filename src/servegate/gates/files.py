@@ -13,6 +13,7 @@ from servegate.contract import sha256_file
 from servegate.endpoint import EndpointFacts
 from servegate.errors import ConfigError
 from servegate.gates.evaluate import evaluate
+from servegate.gates.place import place
 from servegate.gates.plan import Planned, plan
 from servegate.gates.policy import Policy
 from servegate.release import Release
@@ -45,7 +46,8 @@ def decide(
     if any(check.baseline is not None for check in rules.checks):
         answers = load_answers([*reports, *baselines], [*given, *before])
     judged = None if release is None else load_release(release)
-    return evaluate(rules, given, before, answers=answers, release=judged, now=now, decided_by=decider())
+    verdict = evaluate(rules, given, before, answers=answers, release=judged, now=now, decided_by=decider())
+    return place(verdict, policy)
 
 
 def adapt(

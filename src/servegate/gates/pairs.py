@@ -13,6 +13,7 @@ import numpy as np
 
 from servegate.report.model import Measure, Report
 from servegate.report.records import EvalRecord
+from servegate.report.verdict import Discordant
 
 # Answers by digest of the sidecar that holds them.
 Answers = Mapping[str, Sequence[EvalRecord]]
@@ -39,18 +40,22 @@ class Pairs:
     changed: tuple[str, ...]
     answers: int
 
-    def lost(self) -> list[str]:
-        """Ids of the items the candidate answered worse, worst first."""
-        return self._ids(1)
+    def lost(self) -> list[Discordant]:
+        """The items the candidate answered worse, worst first."""
+        return self._discordant(1)
 
-    def won(self) -> list[str]:
-        """Ids of the items the candidate answered better, best first."""
-        return self._ids(-1)
+    def won(self) -> list[Discordant]:
+        """The items the candidate answered better, best first."""
+        return self._discordant(-1)
 
-    def _ids(self, sign: int) -> list[str]:
+    def _discordant(self, sign: int) -> list[Discordant]:
         rows = zip(self.ids, self.candidate, self.baseline, strict=True)
-        gaps = [(sign * (new - old), id_) for id_, new, old in rows]
-        return [id_ for gap, id_ in sorted(gaps, key=lambda item: item[0]) if gap < 0]
+        gaps = [(sign * (new - old), id_, new, old) for id_, new, old in rows]
+        return [
+            Discordant(id=id_, baseline=old, candidate=new)
+            for gap, id_, new, old in sorted(gaps, key=lambda item: item[0])
+            if gap < 0
+        ]
 
 
 def answers_of(measure: Measure, report: Report, answers: Answers) -> list[EvalRecord] | str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from enum import StrEnum
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -39,6 +39,14 @@ def worst(outcomes: Iterable[Outcome]) -> Outcome:
     return max(outcomes, key=order.index, default=Outcome.VOID)
 
 
+class Discordant(Contract):
+    """An item two runs answered differently; scores are means over repeats."""
+
+    id: str = Field(description="of the item")
+    baseline: Annotated[float, Field(ge=0, le=1)]
+    candidate: Annotated[float, Field(ge=0, le=1)]
+
+
 class CheckResult(Contract):
     """What one check of a policy found."""
 
@@ -55,10 +63,16 @@ class CheckResult(Contract):
     threshold: float | None = Field(None, description="SI units")
     comparison: str | None = Field(None, description="such as <= or >=")
     baseline: float | None = Field(None, description="the baseline's value")
-    delta: float | None = Field(None, description="value - baseline; a ratio of the two where the margin is a share")
+    baseline_report: Sha256 | None = Field(None, description="digest of the report the baseline came from")
+    delta: float | None = Field(None, description="value - baseline; value / baseline where `ratio` is true")
+    ratio: bool = Field(False, description="delta is a ratio")
     delta_interval: Interval | None = Field(None, description="of delta; its level is two-sided")
     wanted: Count | None = Field(None, description="answers the producer is asked for before the gate is asked again")
     mde: float | None = Field(None, description="minimal detectable effect, in the measure's unit")
+    lost: Count | None = Field(None, description="items answered worse than by the baseline; none: not paired")
+    won: Count | None = Field(None, description="items answered better than by the baseline; none: not paired")
+    discordant: tuple[Discordant, ...] = Field((), description="such items, the worst first; not always all of them")
+    line: Annotated[int, Field(gt=0)] | None = Field(None, description="of the check in the policy's file, from 1")
     message: str = Field(description="one sentence with the numbers")
 
 
@@ -71,6 +85,7 @@ class Verdict(Contract):
     release_name: str | None = None
     policy: str = Field(description="name of the policy")
     policy_sha256: Sha256
+    policy_file: str | None = Field(None, description="of the policy, from the top of its repository")
     reports: tuple[Sha256, ...] = Field(description="digests of the reports judged")
     results: tuple[CheckResult, ...]
     decided_at: Epoch

@@ -116,6 +116,18 @@ def runs(n: int, lost: int = 0, won: int = 0, **more: Any) -> tuple[Run, Run]:
     return Run(answers(after), NEW, **more), Run(answers(before), OLD)
 
 
+def test_a_result_names_the_items_and_the_baseline_they_differ_from() -> None:
+    new, old = runs(600, 130, 3)
+    found = one({}, new, old)
+    assert (found.lost, found.won) == (130, 3)
+    assert found.baseline_report == old.report.identity()
+    assert not found.ratio
+    assert [(item.baseline, item.candidate) for item in found.discordant] == [(1.0, 0.0)] * 100 + [(0.0, 1.0)] * 3
+    assert found.discordant[0].id == "item-0"
+    unpaired = one({}, new, old, paired=False)
+    assert (unpaired.lost, unpaired.won, unpaired.discordant) == (None, None, ())
+
+
 @pytest.mark.parametrize(
     ("n", "lost", "won", "outcome"),
     [
