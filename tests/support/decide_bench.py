@@ -35,9 +35,10 @@ def plan(**changes: Any) -> Plan:
     """The shipped plan with the times that tests rely on and other top-level keys; a mapping is merged into its own."""
     data = load_plan(CANARY).model_dump(mode="json")
     data["watchdogs"] = {"unready": "2s", "no_data": "15s", "route": "10s"}
+    data["rollback"] = {"prove": "1s", "limit": "30s"}
     data["limits"] = {"prepare": "2m", "step": "5m", "held": "5m"}
     for key, value in changes.items():
-        data[key] = {**data[key], **value} if isinstance(value, dict) else value
+        data[key] = {**(data[key] or {}), **value} if isinstance(value, dict) else value
     return Plan.model_validate(data)
 
 
@@ -99,6 +100,7 @@ class Bench:
         green: SlotDelta | None = None,
         ready: tuple[int, int] = (1, 1),
         failed: str | None = None,
+        runs: str | None = None,
         route: RouteStatus | str | None = "served",
         **options: Any,
     ) -> Observation:
@@ -108,7 +110,7 @@ class Bench:
             slots={"blue": blue or delta(), "green": green or delta()},
             status={
                 "blue": SlotStatus(RELEASES["blue"].release, 1, ready[0]),
-                "green": SlotStatus(RELEASES["green"].release, 1, ready[1], failed=failed),
+                "green": SlotStatus(runs or RELEASES["green"].release, 1, ready[1], failed=failed),
             },
             route=RouteStatus(True, dict(self.served)) if isinstance(route, str) else route,
             **{"preparation": Preparation(verdict="pass", smoke="ok", warm="ok"), **options},
@@ -140,10 +142,10 @@ class Bench:
                 return self.last
         raise AssertionError(f"not {phase} after {limit} ticks: {self.state.phase} {self.state.step}: {self.state}")
 
-    def intent(self, kind: str, **options: Any) -> str:
+    def intent(self, kind: str, target: str | None = None, **options: Any) -> str:
         """Leave an intent, tick, and return what came of it."""
         self.intents += 1
-        intent = Intent(self.intents, kind, "kim", self.now, reason="because")
+        intent = Intent(self.intents, kind, "kim", self.now, reason="because", target=target)
         self.tick(intents=(intent,), **options)
         settled = self.did(Settle)
         assert [action.intent for action in settled] == [intent]

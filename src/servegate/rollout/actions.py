@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from servegate.contract import Contract, Sha256, Slot
-from servegate.report.records import Count
+from servegate.report.records import Count, Epoch
 from servegate.rollout.ports import Intent
 
 Percent = Annotated[float, Field(ge=0, le=100)]
@@ -43,6 +43,7 @@ class RunSmoke(Contract):
     kind: Literal["run-smoke"] = "run-smoke"
     slot: Slot
     release: Sha256
+    since: Epoch = Field(0.0, description="an older result does not count")
 
 
 class Warm(Contract):

@@ -16,24 +16,29 @@ import socket
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
 
 from servegate.contract import canonical_json
-from servegate.errors import ConfigError, InfrastructureError
+from servegate.errors import ConfigError, InfrastructureError, ServegateError
 from servegate.release import Release
 from servegate.report.records import CanaryTick, to_line
-from servegate.rollout import memory, model
+from servegate.report.verdict import Outcome
+from servegate.rollout import beginning, memory, model
 from servegate.rollout.decide import decide
 from servegate.rollout.deltas import BucketError, between
+from servegate.rollout.leading import Leadership
 from servegate.rollout.memory import HistoryLine, Memory, append_line
-from servegate.rollout.model import Action, Decision, Observation, Phase, Readings, SlotDelta, SlotRelease, State
+from servegate.rollout.model import Action, Decision, Observation, Phase, Readings, SlotDelta, State
 from servegate.rollout.plan import Plan
 from servegate.rollout.ports import (
     ConflictError,
     FencedError,
-    Lease,
+    Intent,
     LeaseLostError,
     Router,
     RouteStatus,
@@ -63,8 +68,8 @@ class Controller:
         timeline: JSON Lines file that gets every tick.
         on_tick: called after every tick, when its effects have been caused; what it raises ends the loop.
         on_notice: (level, message) for people: info, warning or critical.
+        site: where this happens, kept beside the state for whoever takes over.
         holder: who we are, in the lease; unique for every process.
-        lease_ttl: seconds after which another controller may take over.
         clock: seconds since the epoch. sleep: waits for seconds.
     """
 
@@ -83,20 +88,23 @@ class Controller:
         timeline: Path | None = None,
         on_tick: Callable[[CanaryTick], None] = lambda _: None,
         on_notice: Callable[[str, str], None] = lambda _level, _message: None,
+        site: Mapping[str, Any] | None = None,
         holder: str | None = None,
-        lease_ttl: float = 15.0,
         clock: Callable[[], float] = time.time,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self.plan, self.router, self.source, self.workload, self.store = plan, router, source, workload, store
         self.slots, self.timeline, self.on_tick, self.on_notice = slots, timeline, on_tick, on_notice
-        self.holder = holder or f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
-        self.lease_ttl, self.clock, self.sleep = max(lease_ttl, 3 * plan.tick), clock, sleep
+        self.site, self.clock, self.sleep = site, clock, sleep
+        self._leading = Leadership(
+            store, holder or f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}",
+            ttl=plan.lease_ttl, poll=min(1.0, plan.tick), clock=clock, sleep=sleep, say=on_notice,
+        )  # fmt: skip
         self._preparations = Preparations(verdict, smoke, warm)
-        self._requests: deque[tuple[str, str, float, str]] = deque()
+        self._verdict = verdict
+        self._requests: deque[tuple[str, str, float, str, str | None]] = deque()
         self._memory: Memory | None = None
         self._version = 0
-        self._lease: Lease | None = None
         self._effects_failed = False
 
     @property
@@ -116,44 +124,21 @@ class Controller:
             LeaseLostError: another controller is at work here.
             InfrastructureError: the store cannot be used.
         """
-        with self._lease_or_nothing():
+        with self._leading.or_nothing():
             return self._begin(release, stable)
 
     def _begin(self, release: Release, stable: Release | None) -> State:
-        before, version = memory.load(self.store)
-        if before is not None and not before.state.phase.finished:
-            under_way = before.release_in(before.state.candidate)
-            if under_way.identity() != release.identity():
-                phase = before.state.phase
-                raise ConfigError(f"{under_way.label()} is being rolled out ({phase}): wait for its end or abort it")
-            self._memory, self._version = before, version
+        before, self._version = memory.load(self.store)
+        self._memory = beginning.begin(
+            before, release, stable, plan=self.plan, slots=self.slots, workload=self.workload, site=self.site,
+            now=self.clock(),
+        )  # fmt: skip
+        if before is not None and self._memory is before:
             return before.state
-        slot, serving = self._stable(before, stable)
-        running = self.workload.status(slot).release
-        if running not in (None, serving.identity()):
-            raise ConfigError(f"{slot} is said to serve {serving.label()}, but runs {running}")
-        if serving.identity() == release.identity():
-            raise ConfigError(f"{release.label()} serves already: there is nothing to roll out")
-        candidate = next(name for name in self.slots if name != slot)
-        now = self.clock()
         for intent in self.store.intents():  # left for an earlier rollout
             self.store.settle(intent, "refused: it was left before this rollout began")
-        state = model.start(
-            rollout=f"{release.name}-{release.id[:6]}-{int(now)}",
-            plan=self.plan.identity(),
-            plan_name=self.plan.name,
-            stable=slot,
-            candidate=candidate,
-            slots={
-                slot: SlotRelease(release=serving.identity(), name=serving.name),
-                candidate: SlotRelease(release=release.identity(), name=release.name),
-            },
-            now=now,
-        )
-        self._version = version
-        self._memory = Memory(state=state, releases={item.identity(): item for item in (serving, release)})
-        self._save(state)
-        return state
+        self._save(self._memory.state)
+        return self._memory.state
 
     def resume(self) -> State:
         """Go on with the rollout the store knows.
@@ -163,7 +148,7 @@ class Controller:
             LeaseLostError: another controller is at work here.
             InfrastructureError: the store cannot be used.
         """
-        with self._lease_or_nothing():
+        with self._leading.or_nothing():
             found, version = memory.load(self.store)
             if found is None:
                 raise ConfigError("the store knows no rollout; start one")
@@ -178,7 +163,7 @@ class Controller:
             ConfigError: the rollout was started with another plan.
             Exception: what a tick raised, when ten in a row did. Weights stay as they are; run again to go on.
         """
-        if self._memory is None or self._lease is None:
+        if self._memory is None or not self._leading.held:
             self.resume()
         failed = final = 0
         try:
@@ -206,7 +191,7 @@ class Controller:
                             return decision.state
                 self.sleep(min(self.plan.tick, max(0.0, self.plan.tick - (self.clock() - began))))
         finally:
-            self._give_lease_back()
+            self._leading.give_back()
 
     def tick(self) -> Decision:
         """Look, decide, save, write down, act: once.
@@ -216,7 +201,7 @@ class Controller:
             ConflictError, InfrastructureError: nothing was done, or not all of it; the next tick makes up for it.
         """
         now = self.clock()
-        self._lease = self.store.renew(self._held(), now, self.lease_ttl)
+        self._leading.renew(now)
         while self._requests:
             self.store.submit(*self._requests[0])
             self._requests.popleft()
@@ -233,9 +218,9 @@ class Controller:
                 self.on_notice("warning", f"{action.kind} failed: {error}")
         return decision
 
-    def request(self, kind: str, reason: str = "", by: str = "operator") -> None:
-        """Ask for something at the next tick: abort, pause, resume or promote. Safe in threads and signal handlers."""
-        self._requests.append((kind, by, self.clock(), reason))
+    def request(self, kind: str, reason: str = "", by: str = "operator", target: str | None = None) -> None:
+        """Ask for something at the next tick, as an intent. Safe in threads and signal handlers."""
+        self._requests.append((kind, by, self.clock(), reason, target))
 
     # --- seeing -------------------------------------------------------------------------------------------------------
 
@@ -246,8 +231,9 @@ class Controller:
             slots=deltas,
             status={slot: status for slot in state.slots if (status := self._status(slot)) is not None},
             route=self._route(),
-            intents=tuple(self.store.intents()),
+            intents=tuple(self._named(intent) for intent in self.store.intents()),
             preparation=self._preparations.seen(state),
+            verified=self._known().names(),
             readings=readings,
         )
 
@@ -272,11 +258,25 @@ class Controller:
             self.on_notice("warning", f"router: cannot be asked: {error}")
             return None
 
+    def _named(self, intent: Intent) -> Intent:
+        """An intent that brings a release along, with the digest in its place; it is remembered if verified."""
+        if intent.kind != "rollback" or not (intent.target or "").startswith("{"):
+            return intent
+        try:
+            release = Release.model_validate_json(intent.target or "")
+            found = self._verdict(release.identity())
+        except (ValidationError, ServegateError) as error:
+            self.on_notice("warning", f"the release to roll back to: {error}")
+            return replace(intent, target="that cannot be read")
+        if found is not None and found.release == release.identity() and found.outcome is Outcome.PASS:
+            self._memory = self._known().with_release(release)
+        return replace(intent, target=release.identity())
+
     # --- remembering --------------------------------------------------------------------------------------------------
 
     def _save(self, state: State) -> None:
-        known = self._known().model_copy(update={"state": state})
-        self._version = self.store.save(known.model_dump_json(), self._version, self._held())
+        known = self._known().with_state(state)
+        self._version = self.store.save(known.model_dump_json(), self._version, self._leading.lease())
         self._memory = known
 
     def _write_down(self, decision: Decision) -> None:
@@ -303,14 +303,16 @@ class Controller:
     @staticmethod
     def _rolled_out(state: State) -> str:
         """The slot of the release this rollout is about; the promotion has swapped the roles."""
-        return state.stable if state.phase is Phase.PROMOTED else state.candidate
+        promoted = state.phase in (Phase.PROMOTED, Phase.GUARDED)
+        back = state.restore is not None and state.restore.back_to is Phase.PROMOTED and not state.restore.swapped
+        return state.stable if promoted or back else state.candidate
 
     # --- acting -------------------------------------------------------------------------------------------------------
 
     def _act(self, action: Action) -> None:
         known = self._known()
         if isinstance(action, model.SetWeights):
-            self.router.write(action.weights, self._held().epoch)
+            self.router.write(action.weights, self._leading.lease().epoch)
         elif isinstance(action, model.EnsureSlot):
             self._preparations.forget(action.slot)
             self.workload.ensure(action.slot, known.releases[action.release], action.replicas)
@@ -318,10 +320,11 @@ class Controller:
             self.workload.scale(action.slot, action.replicas)
         elif isinstance(action, model.RunSmoke):
             url = self.workload.address(action.slot)
-            self._preparations.run("smoke", action.slot, url, known.releases[action.release])
+            release = known.releases[action.release]
+            self._preparations.run("smoke", action.slot, url, release, self.clock(), action.since)
         elif isinstance(action, model.Warm):
             url = self.workload.address(action.slot)
-            self._preparations.run("warm", action.slot, url, known.releases[action.release])
+            self._preparations.run("warm", action.slot, url, known.releases[action.release], self.clock())
         elif isinstance(action, model.Settle):
             self.store.settle(action.intent, action.outcome)
         else:
@@ -334,7 +337,7 @@ class Controller:
         before it. What the weights ought to be is for `decide`, which looks at the slots first.
         """
         try:
-            self.router.write(self.router.read(), self._held().epoch)
+            self.router.write(self.router.read(), self._leading.lease().epoch)
         except InfrastructureError as error:
             self.on_notice("info", f"no route to take over yet: {error}")
         state = self.state
@@ -356,64 +359,10 @@ class Controller:
         except (ConfigError, InfrastructureError) as error:
             self.on_notice("warning", f"history: {error}")
 
-    # --- being in charge ----------------------------------------------------------------------------------------------
-
-    @contextmanager
-    def _lease_or_nothing(self) -> Iterator[None]:
-        """Take the lease, and keep it only when nothing goes wrong."""
-        self._take_lease()
-        try:
-            yield
-        except BaseException:
-            self._give_lease_back()
-            raise
-
-    def _take_lease(self) -> None:
-        """Acquire the lease; a predecessor that was killed has it until it expires, so wait for that."""
-        deadline = self.clock() + self.lease_ttl + 1.0
-        told = False
-        while True:
-            try:
-                self._lease = self.store.acquire(self.holder, self.clock(), self.lease_ttl)
-                return
-            except LeaseLostError as error:
-                if self.clock() >= deadline:
-                    raise
-                if not told:
-                    self.on_notice("info", f"waiting for the lease: {error}")
-                    told = True
-                self.sleep(min(1.0, self.plan.tick))
-
-    def _give_lease_back(self) -> None:
-        if self._lease is not None:
-            try:
-                self.store.release(self._lease)
-            except InfrastructureError as error:
-                self.on_notice("warning", f"the lease was not given back and will expire: {error}")
-            self._lease = None
-
-    def _held(self) -> Lease:
-        if self._lease is None:
-            self._take_lease()
-        assert self._lease is not None
-        return self._lease
-
     def _known(self) -> Memory:
         if self._memory is None:
             raise ConfigError("no rollout has been started")
         return self._memory
-
-    def _stable(self, before: Memory | None, given: Release | None) -> tuple[str, Release]:
-        """Which slot serves, and what."""
-        if before is None:
-            if given is None:
-                raise ConfigError("the store has seen no rollout yet: say which release serves now")
-            return self.slots[0], given
-        slot = before.state.stable
-        serving = before.release_in(slot)
-        if given is not None and given.identity() != serving.identity():
-            raise ConfigError(f"{serving.label()} is stable in {slot}, not {given.label()}")
-        return slot, serving
 
 
 __all__ = ["Controller"]

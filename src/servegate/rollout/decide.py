@@ -36,11 +36,11 @@ def decide(plan: Plan, state: State, observation: Observation, now: float) -> De
         )
     now, previous = max(now, state.updated), state.updated
     turn = Turn(plan, state, observation, now)
-    if not state.phase.finished:
+    if not state.phase.finished or observation.intents:
         turn.state = gather(plan, absorb(state, observation, now), observation, previous)
     carry_out(turn)
     if not turn.state.phase.finished:
-        danger = watch.find(plan, turn.state, observation, now)
+        danger = watch.unwatched(plan, turn.state, now - previous) or watch.find(plan, turn.state, observation, now)
         if danger is not None and danger.hold is None:
             turn.roll_back(danger.cause, danger.reason)
         elif danger is not None and danger.hold is not None and turn.state.phase is not Phase.HELD:

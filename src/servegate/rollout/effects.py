@@ -21,6 +21,8 @@ def repeat(turn: Turn) -> None:
             turn.effects.append(RunSmoke(slot=state.candidate, release=release))
         elif not state.warm_ok:
             turn.effects.append(Warm(slot=state.candidate, release=release))
+    if state.phase is Phase.ROLLING_BACK:
+        _bring_back(turn)
     needs_stable = state.phase.weighted or state.phase is Phase.ROLLING_BACK
     if needs_stable and state.ready.get(state.stable, 1) < 1 and state.stable in state.slots:
         status = seen.status.get(state.stable)
@@ -31,5 +33,27 @@ def repeat(turn: Turn) -> None:
                 replicas=max(1, status.replicas if status else plan.replicas),
             )
         )
-    if state.phase is Phase.ROLLED_BACK and state.ensured:
+    given_up = state.phase is Phase.ROLLED_BACK and state.ensured
+    if given_up or (state.phase is Phase.PROMOTED and state.guard is not None and state.guard.ended):
         turn.effects.append(ScaleSlot(slot=state.candidate, replicas=0))
+
+
+def _bring_back(turn: Turn) -> None:
+    """What the way back needs beyond the weights: a release in its slot, and a smoke test of it."""
+    state, seen, plan = turn.state, turn.seen, turn.plan
+    restore = state.restore
+    if restore is not None and not restore.swapped:
+        slot, target = state.candidate, restore.target.release
+        if state.weights[slot] > 0 or state.slots[slot].release != target:
+            return
+        # A slot that still carries traffic must not lose what runs in it.
+        running = seen.status[slot].release if slot in seen.status else None
+        emptied = seen.route is not None and seen.route.weights.get(slot, 0.0) <= 0
+        if state.ready.get(slot, 0) < (plan.replicas if restore.cold else 1):
+            if running == target or emptied:
+                turn.effects.append(EnsureSlot(slot=slot, release=target, replicas=plan.replicas))
+        elif restore.cold and not state.smoke_ok:
+            turn.effects.append(RunSmoke(slot=slot, release=target, since=state.phase_since))
+    elif state.proof is not None and turn.now - state.proof.since >= plan.rollback.prove - plan.tick / 2:
+        release = state.slots[state.stable].release
+        turn.effects.append(RunSmoke(slot=state.stable, release=release, since=state.proof.since))

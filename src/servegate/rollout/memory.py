@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from servegate.contract import Contract, Sha256, Slot
 from servegate.errors import ConfigError, InfrastructureError
 from servegate.release import Release
 from servegate.report.records import Epoch
-from servegate.rollout.model import State
+from servegate.rollout.model import Phase, State
 from servegate.rollout.ports import Store
+
+KEPT_RELEASES = 20
+"""Releases that are remembered, to be rolled back to by name."""
 
 
 class Memory(Contract):
@@ -26,10 +29,39 @@ class Memory(Contract):
     schema_version: Literal[1] = 1
     state: State
     releases: dict[Sha256, Release]
+    verified: tuple[Sha256, ...] = Field((), description="releases that may be rolled back to, oldest first")
+    plan: dict[str, Any] | None = Field(None, description="the plan, as it was understood")
+    site: dict[str, Any] | None = Field(None, description="where the rollout happens; for whoever takes over")
 
     def release_in(self, slot: str) -> Release:
         """The release that belongs into a slot."""
         return self.releases[self.state.slots[slot].release]
+
+    def names(self) -> dict[str, str]:
+        """Digest → name of the releases that may be rolled back to."""
+        return {digest: self.releases[digest].name for digest in self.verified if digest in self.releases}
+
+    def with_state(self, state: State) -> Memory:
+        """The document with another state; what its verdict and its end say of a release is kept."""
+        verified = list(self.verified)
+        about = state.slots[state.candidate].release
+        if state.phase is Phase.PREPARING and state.verdict is not None and about not in verified:
+            verified.append(about)
+        if state.phase is Phase.ROLLED_BACK and state.cause not in BLAMELESS and about in verified:
+            verified.remove(about)
+        return self.model_copy(update={"state": state, "verified": tuple(verified)})
+
+    def with_release(self, release: Release) -> Memory:
+        """The document with one more release that may be rolled back to; the oldest that are in no slot go."""
+        digest = release.identity()
+        verified = [*(item for item in self.verified if item != digest), digest][-KEPT_RELEASES:]
+        needed = {*verified, *(item.release for item in self.state.slots.values())}
+        releases = {key: item for key, item in {**self.releases, digest: release}.items() if key in needed}
+        return self.model_copy(update={"releases": releases, "verified": tuple(verified)})
+
+
+BLAMELESS = ("abort", "rollback", "held", "inconclusive", "unwatched", "prepare")
+"""Causes of a rollback that say nothing about the release."""
 
 
 class HistoryLine(Contract):

@@ -29,7 +29,10 @@ from servegate.rollout.seen import Amount, Buckets, Observation, PodReading, Pre
 
 
 class Phase(StrEnum):
-    """Where a rollout stands. BAKING is the last step with a control, and the 100 % step after it."""
+    """Where a rollout stands.
+
+    BAKING is the last step with a control, and the 100 % step after it. GUARDED is PROMOTED with somebody who watches.
+    """
 
     PENDING = "PENDING"
     PREPARING = "PREPARING"
@@ -38,6 +41,7 @@ class Phase(StrEnum):
     HELD = "HELD"
     ROLLING_BACK = "ROLLING_BACK"
     PROMOTED = "PROMOTED"
+    GUARDED = "GUARDED"
     ROLLED_BACK = "ROLLED_BACK"
 
     @property
@@ -105,7 +109,7 @@ class CheckState(Contract):
     seen: dict[Slot, Amount] = Field(default_factory=dict, description="recent requests, older ones fading")
 
 
-HeldCause = Literal["person", "route", "stable", "data", "slo", "inconclusive"]
+HeldCause = Literal["person", "route", "stable", "data", "slo", "inconclusive", "alert", "unwatched"]
 
 
 class Held(Contract):
@@ -114,6 +118,34 @@ class Held(Contract):
     cause: HeldCause
     since: Epoch
     back_to: Phase
+    alert: str = Field("", description="the alert it is held for")
+
+
+class Restore(Contract):
+    """A release that is on its way back into traffic: to the one before, or to a named one."""
+
+    target: SlotRelease
+    back_to: Phase = Field(description="where the rollout stands when it cannot be brought back")
+    cold: bool | None = Field(None, description="it had no ready replica: started and tested before it gets traffic")
+    swapped: bool = Field(False, description="its slot is stable again")
+
+
+class Proof(Contract):
+    """What is seen of the old release since all traffic is back: sums when the present look began."""
+
+    began: Epoch = Field(description="when the first look began")
+    since: Epoch = Field(description="when the present look began")
+    requests: Amount
+    failures: Amount
+
+
+class Guard(Contract):
+    """The watch over a promoted release."""
+
+    since: Epoch
+    until: Epoch
+    checks: dict[str, CheckState] = Field(default_factory=dict)
+    ended: bool = False
 
 
 class State(Contract):
@@ -143,6 +175,12 @@ class State(Contract):
     smoke_ok: bool = False
     warm_ok: bool = False
     ensured: bool = Field(False, description="the candidate's slot was asked to run the release")
+    restore: Restore | None = None
+    proof: Proof | None = None
+    proven: str = Field("", description="what was seen of the old release after a rollback; empty: not proven")
+    unproven: str = Field("", description="what could not be done or seen, and what a person must do")
+    guard: Guard | None = None
+    alerts: tuple[str, ...] = Field((), description="alerts that have been acted on, `fingerprint@start`, latest last")
     last_intent: Count = Field(0, description="highest id of an intent carried out: none is carried out twice")
     expedited: bool = Field(False, description="a person asked to promote without waiting")
 
@@ -216,6 +254,7 @@ __all__ = [
     "CheckState",
     "Decision",
     "EnsureSlot",
+    "Guard",
     "Held",
     "HeldCause",
     "Notify",
@@ -223,7 +262,9 @@ __all__ = [
     "Phase",
     "PodReading",
     "Preparation",
+    "Proof",
     "Readings",
+    "Restore",
     "RunSmoke",
     "ScaleSlot",
     "SetWeights",

@@ -30,7 +30,11 @@ from servegate.rollout.checks import (
     share_field,
     time_field,
 )
+from servegate.rollout.plan_safety import AlertRule, Guard, Limits, Rollback, Watchdogs
 from servegate.units import Duration, Fraction, Percent
+
+LEASES_AT_LEAST = 2
+"""Leases that must have run out before a rollout counts as unwatched: a restart alone is no reason to roll back."""
 
 
 class Step(Config):
@@ -45,26 +49,6 @@ class Expect(Config):
     """The traffic the plan is made for."""
 
     requests_per_second: Annotated[float, Field(gt=0)] = Field(description="on both slots together, at a quiet hour")
-
-
-class Watchdogs(Config):
-    """Faults that need no statistics, and how long each may last."""
-
-    unready: Duration = time_field("3s", "candidate without a ready replica: roll back; stable: hold")
-    no_data: Duration = time_field(
-        "15s",
-        "candidate carries traffic and nothing can be read of it, or it completes nothing although it should have: "
-        "roll back; nothing can be read of stable: hold",
-    )
-    route: Duration = time_field("10s", "router does not serve the wanted weights: hold")
-
-
-class Limits(Config):
-    """How long each part may take."""
-
-    prepare: Duration = time_field("10m", "waiting for the verdict; then start, smoke and warm-up together")
-    step: Duration = time_field("30m", "one step; then see on_inconclusive")
-    held: Duration = time_field("1h", "standing still; then roll back")
 
 
 class Plan(Config):
@@ -87,6 +71,14 @@ class Plan(Config):
     checks: Annotated[tuple[Check, ...], Field(min_length=1, max_length=20)] = Field(description="what is judged")
     watchdogs: Watchdogs = Watchdogs()
     limits: Limits = Limits()
+    rollback: Rollback = Rollback()
+    guard: Guard | None = Field(None, description="what `rollout guard` watches after the promotion; none: nothing")
+    alerts: tuple[AlertRule, ...] = Field((), max_length=50, description="what alerts of Alertmanager do")
+    on_unwatched: Literal["rollback", "hold", "continue"] = Field(
+        "rollback",
+        description="what whoever takes over does when no controller has looked for watchdogs.lease while the "
+        "candidate carried traffic",
+    )
     on_inconclusive: Literal["hold", "rollback"] = Field(
         "hold", description="when a step's time limit has passed without enough requests or evidence"
     )
@@ -121,6 +113,12 @@ class Plan(Config):
         for step in self.steps:
             if step.min_time > self.limits.step:
                 raise ValueError(f"step {step.weight:g}%: min_time {step.min_time:g}s is beyond limits.step")
+        least = LEASES_AT_LEAST * self.lease_ttl
+        if self.unwatched_after < least:
+            raise ValueError(
+                f"watchdogs.lease is {self.unwatched_after:g}s; to replace a controller takes up to "
+                f"{self.lease_ttl:g}s, its lease, so {least:g}s is the least"
+            )
         problem = feasibility.problem(self)
         if problem:
             raise ValueError(problem)
@@ -133,6 +131,42 @@ class Plan(Config):
     @cached_property
     def _identity(self) -> str:
         return sha256(canonical_json(self.model_dump(mode="json")))
+
+    @property
+    def lease_ttl(self) -> float:
+        """Seconds after which a controller that has not been heard of may be replaced."""
+        return max(15.0, 3 * self.tick)
+
+    @property
+    def unwatched_after(self) -> float:
+        """Seconds without a controller after which the dead-man's rule applies."""
+        given = self.watchdogs.lease
+        return max(120.0, LEASES_AT_LEAST * self.lease_ttl) if given is None else given
+
+    @property
+    def normal_errors(self) -> float:
+        """Failing fraction at which a release that was rolled back to is called well."""
+        if self.rollback.errors_at_most is not None:
+            return self.rollback.errors_at_most
+        return min((check.at_most for check in self.checks if isinstance(check, ErrorsSlo)), default=0.05)
+
+    def guarded(self) -> Plan | None:
+        """The plan as the guard judges by it: objectives alone, over its window, at its own alpha.
+
+        None when there is no guard, or no objective to judge by.
+        """
+        absolute = [check for check in self.checks if isinstance(check, ErrorsSlo | TtftSlo)]
+        if self.guard is None or not absolute:
+            return None
+        whole = math.fsum(check.share for check in absolute)
+        return self.model_copy(
+            update={
+                "alpha": self.guard.alpha,
+                "checks": tuple(check.model_copy(update={"share": check.share / whole}) for check in absolute),
+                "steps": self.steps[-1:],
+                "limits": self.limits.model_copy(update={"step": self.guard.window, "held": 0.0}),
+            }
+        )
 
     def log_limit(self, check: Check) -> float:
         """Natural logarithm of the e-value at which the check fires: 1 / (alpha * share)."""

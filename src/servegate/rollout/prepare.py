@@ -25,6 +25,7 @@ Kind = Literal["smoke", "warm"]
 
 @dataclass
 class _Run:
+    began: float
     state: Literal["running", "ok", "failed"] = "running"
     message: str = ""
 
@@ -40,12 +41,13 @@ class Preparations:
         self._verdict, self._probes = verdict, {"smoke": smoke, "warm": warm}
         self._runs: dict[tuple[Kind, str, str], _Run] = {}
 
-    def run(self, kind: Kind, slot: str, url: str, release: Release) -> None:
-        """Start it unless it has been started for this release in this slot."""
+    def run(self, kind: Kind, slot: str, url: str, release: Release, now: float, since: float = 0.0) -> None:
+        """Start it unless it has been started for this release in this slot, at `since` or later."""
         key = (kind, slot, release.identity())
-        if key in self._runs:
+        before = self._runs.get(key)
+        if before is not None and (before.state == "running" or before.began >= since):
             return
-        run, probe = _Run(), self._probes[kind]
+        run, probe = _Run(now), self._probes[kind]
         self._runs[key] = run
         if probe is None:
             run.state = "ok"
@@ -57,9 +59,14 @@ class Preparations:
         self._runs = {key: run for key, run in self._runs.items() if key[1] != slot}
 
     def seen(self, state: State) -> Preparation:
-        """What is known now about the candidate."""
-        slot, digest = state.candidate, state.slots[state.candidate].release
+        """What is known now about the slot that is to get traffic."""
+        back = state.phase is Phase.ROLLING_BACK and (state.restore is None or state.restore.swapped)
+        slot = state.stable if back else state.candidate
+        digest = state.slots[slot].release
         smoke = self._runs.get(("smoke", slot, digest))
+        if smoke is not None and state.phase is Phase.ROLLING_BACK:
+            asked = state.proof.since if state.proof else state.phase_since
+            smoke = smoke if smoke.began >= asked else None
         warm = self._runs.get(("warm", slot, digest))
         return Preparation(
             **(self._ask(digest) if state.phase is Phase.PENDING else {}),

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from servegate.rollout import evidence, reasons, watch
-from servegate.rollout.absorb import serves
+from servegate.rollout import evidence, guard, reasons, watch
 from servegate.rollout.model import Phase, State
+from servegate.rollout.rollback import rolling_back
 from servegate.rollout.turn import Turn
+
+PEOPLE = ("person", "slo", "inconclusive", "alert", "unwatched")
+"""Causes of standing still that end when a person says so."""
 
 
 def progress(turn: Turn) -> None:
@@ -19,8 +22,10 @@ def progress(turn: Turn) -> None:
         _step(turn)
     elif phase is Phase.HELD:
         _held(turn)
-    elif phase is Phase.ROLLING_BACK:
-        _rolling_back(turn)
+    elif phase is Phase.GUARDED:
+        guard.watch_over(turn)
+    if turn.state.phase is Phase.ROLLING_BACK:
+        rolling_back(turn)
 
 
 def _pending(turn: Turn) -> None:
@@ -120,12 +125,18 @@ def _missing(turn: Turn) -> str | None:
         return f"{step.min_requests - state.step_requests:.0f} more requests at {step.weight:g} %"
     if state.step == len(plan.steps) - 1:
         return None
-    if state.step == len(plan.steps) - 2:
-        for check in plan.checks:
-            gathered = state.checks.get(check.name)
-            if evidence.wants_promotion(check) and (gathered is None or not gathered.promote_reached):
-                return reasons.promotion_missing(plan, check, gathered)
+    if state.step == len(plan.steps) - 2 and (lacking := evidence_missing(turn)) is not None:
+        return lacking
     return _not_weightable(state, plan.steps[state.step + 1].weight)
+
+
+def evidence_missing(turn: Turn) -> str | None:
+    """Evidence that the promotion needs and that is not there; None when it is."""
+    for check in turn.plan.checks:
+        gathered = turn.state.checks.get(check.name)
+        if evidence.wants_promotion(check) and (gathered is None or not gathered.promote_reached):
+            return reasons.promotion_missing(turn.plan, check, gathered)
+    return None
 
 
 def _not_weightable(state: State, weight: float) -> str | None:
@@ -140,34 +151,15 @@ def _held(turn: Turn) -> None:
     state = turn.state
     held = state.held
     assert held is not None
-    if turn.now - held.since > turn.plan.limits.held:
+    if held.back_to is Phase.GUARDED:
+        if not guard.danger(turn):
+            turn.wait_for("the alert to be resolved, or a person" if held.cause == "alert" else "a person")
+    elif turn.now - held.since > turn.plan.limits.held:
         turn.roll_back("held", f"stood still for {reasons.seconds(turn.now - held.since)}: {state.reason}")
     elif watch.cleared(state, held.cause):
         turn.resume(f"goes on: what it was held for is over ({held.cause})")
     else:
-        turn.wait_for("a person" if held.cause in ("person", "slo", "inconclusive") else f"{held.cause} to recover")
-
-
-def _rolling_back(turn: Turn) -> None:
-    state = turn.state
-    target = {state.stable: 100.0, state.candidate: 0.0}
-    if state.weights != target and state.ready.get(state.stable, 1) > 0:
-        turn.change(weights=target)
-    state = turn.state
-    # What was seen must have been seen after the decision, not before it.
-    if state.weights == target and serves(turn.seen.route, target) and state.phase_since < turn.now:
-        turn.finish(Phase.ROLLED_BACK, state.reason)
-    elif state.weights != target:
-        turn.wait_for(
-            f"a ready replica of {reasons.name(state, state.stable)}: until then the weights stay as they are"
-        )
-        if state.unready_since.get(state.stable) == turn.now or state.phase_since == turn.now:
-            turn.notify("critical", f"cannot roll back yet: {reasons.name(state, state.stable)} has no ready replica")
-    else:
-        turn.wait_for(f"the router to serve {state.candidate} with 0 %")
-        since = state.phase_since + turn.plan.watchdogs.route
-        if turn.previous <= since < turn.now:
-            turn.notify("critical", "the router does not confirm the rollback: see to the weights by hand")
+        turn.wait_for("a person" if held.cause in PEOPLE else f"{held.cause} to recover")
 
 
 def _candidate(state: State) -> str:

@@ -127,4 +127,7 @@ class Observation(Contract):
     route: RouteStatus | None = Field(None, description="none: the router could not be asked")
     intents: tuple[Intent, ...] = Field((), description="not yet settled, oldest first")
     preparation: Preparation = Preparation()
+    verified: dict[Sha256, str] = Field(
+        default_factory=dict, description="releases that may be rolled back to, with their names"
+    )
     readings: Readings | None = Field(None, description="what the next deltas are taken against; none: keep the last")

@@ -5,8 +5,21 @@ from __future__ import annotations
 from typing import Literal
 
 from servegate.rollout import evidence, reasons
-from servegate.rollout.model import Action, CheckState, Held, HeldCause, Notify, Observation, Phase, State
+from servegate.rollout.model import (
+    Action,
+    CheckState,
+    Held,
+    HeldCause,
+    Notify,
+    Observation,
+    Phase,
+    Restore,
+    SlotRelease,
+    State,
+)
 from servegate.rollout.plan import ErrorsSlo, Plan, TtftSlo
+
+AFTER_PROMOTION = (Phase.PROMOTED, Phase.GUARDED)
 
 
 class Turn:
@@ -56,12 +69,12 @@ class Turn:
         )
         self.notify("info", self.reason)
 
-    def hold(self, held: HeldCause, cause: str, reason: str) -> None:
+    def hold(self, held: HeldCause, cause: str, reason: str, alert: str = "") -> None:
         """Stand still, judging on."""
         self.enter(
             Phase.HELD,
             reason,
-            held=Held(cause=held, since=self.now, back_to=self.state.phase),
+            held=Held(cause=held, since=self.now, back_to=self.state.phase, alert=alert),
             cause=cause,
         )
         level: Literal["warning", "critical"] = "critical" if held in ("stable", "slo", "data") else "warning"
@@ -88,8 +101,51 @@ class Turn:
 
     def roll_back(self, cause: str, reason: str) -> None:
         """Take the traffic back. The weights follow as soon as stable can take them."""
-        self.enter(Phase.ROLLING_BACK, reason, held=None, cause=cause, expedited=False, checks=self._dropped())
+        self.enter(
+            Phase.ROLLING_BACK,
+            reason,
+            held=None,
+            cause=cause,
+            expedited=False,
+            proof=None,
+            proven="",
+            unproven="",
+            checks=self._dropped(),
+        )
         self.notify("critical" if self.state.first_traffic is not None else "warning", f"rolling back: {reason}")
+
+    def restore(self, target: SlotRelease, cause: str, reason: str) -> None:
+        """Bring a release back into traffic that is in no slot now, or idle in one.
+
+        The slot it goes into is the one that is not stable; it gets no traffic before it is ready.
+        """
+        state = self.state
+        free = state.weights[state.candidate] == 0
+        back_to = Phase.PROMOTED if state.phase in AFTER_PROMOTION or _guarded(state) else Phase.ROLLED_BACK
+        self.enter(
+            Phase.ROLLING_BACK,
+            reason,
+            held=None,
+            cause=cause,
+            expedited=False,
+            finished=None,
+            guard=None,
+            proof=None,
+            proven="",
+            unproven="",
+            smoke_ok=False,
+            restore=Restore(target=target, back_to=back_to),
+            checks=self._dropped(),
+        )
+        if free:
+            self.put(target)
+        self.notify("critical", f"rolling back to {target.name}: {reason}")
+
+    def put(self, target: SlotRelease) -> None:
+        """The slot without traffic is to run this release; replicas of another one there count for nothing."""
+        slot = self.state.candidate
+        if self.state.slots[slot].release != target.release:
+            self.change(slots={**self.state.slots, slot: target}, ready={**self.state.ready, slot: 0})
 
     def promote(self) -> None:
         """Swap the roles: nothing is deployed anew, and the old slot stays warm."""
@@ -105,7 +161,17 @@ class Turn:
         self.enter(phase, reason, finished=self.now, **update)
         if phase is Phase.ROLLED_BACK:
             self.reason = f"rolled back: {reason}"
-        self.notify("info", self.reason)
+        unproven = self.state.unproven
+        if unproven:
+            self.reason += f"; NOT PROVEN: {unproven}"
+        elif self.state.proven:
+            self.reason += f"; proof: {self.state.proven}"
+        self.notify("critical" if unproven else "info", self.reason)
 
     def _dropped(self) -> dict[str, CheckState]:
         return {name: evidence.drop(gathered) for name, gathered in self.state.checks.items()}
+
+
+def _guarded(state: State) -> bool:
+    """The watch over a promoted release stands still."""
+    return state.held is not None and state.held.back_to is Phase.GUARDED

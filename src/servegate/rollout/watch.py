@@ -32,9 +32,24 @@ def find(plan: Plan, state: State, seen: Observation, now: float) -> Danger | No
     """The gravest danger: what rolls back comes before what holds."""
     if state.phase not in (Phase.PREPARING, Phase.STEP, Phase.BAKING, Phase.HELD):
         return None
+    if state.held is not None and state.held.back_to is Phase.GUARDED:
+        return None  # the promoted release is judged by the guard
     dangers = [danger for danger in (_candidate(plan, state, seen, now), *_checks(plan, state)) if danger]
     dangers += [danger for danger in (_stable(plan, state, now), _route(plan, state, seen, now)) if danger]
     return next((danger for danger in dangers if danger.hold is None), dangers[0] if dangers else None)
+
+
+def unwatched(plan: Plan, state: State, gap: float) -> Danger | None:
+    """The dead-man's rule: nobody has looked for `gap` seconds while the candidate carried traffic."""
+    if not state.phase.weighted or state.weights[state.candidate] <= 0 or gap <= plan.unwatched_after:
+        return None
+    if plan.on_unwatched == "continue":
+        return None
+    reason = (
+        f"no controller has looked for {reasons.seconds(gap)} while {reasons.name(state, state.candidate)} carried "
+        f"{state.weights[state.candidate]:g} % of the traffic (limit {reasons.seconds(plan.unwatched_after)})"
+    )
+    return Danger("unwatched" if plan.on_unwatched == "hold" else None, "unwatched", reason)
 
 
 def suspicion(plan: Plan, state: State, now: float) -> str | None:

@@ -10,6 +10,7 @@ from decide_bench import RELEASES, UNREAD, Bench, delta, plan
 
 from servegate.errors import ConfigError
 from servegate.rollout.decide import decide
+from servegate.rollout.intents import FORCE
 from servegate.rollout.model import (
     EnsureSlot,
     Notify,
@@ -188,14 +189,14 @@ INTENTS = {
     # phase: (abort, pause, resume, promote) → (phase afterwards, start of the outcome)
     P.PENDING: ((P.ROLLING_BACK, "rolling"), (P.HELD, "paused"), (P.PENDING, "nothing"), (P.PENDING, "refused")),
     P.PREPARING: ((P.ROLLING_BACK, "rolling"), (P.HELD, "paused"), (P.PREPARING, "nothing"), (P.PREPARING, "refused")),
-    P.STEP: ((P.ROLLING_BACK, "rolling"), (P.HELD, "paused"), (P.STEP, "nothing"), (P.BAKING, "all traffic")),
+    P.STEP: ((P.ROLLING_BACK, "rolling"), (P.HELD, "paused"), (P.STEP, "nothing"), (P.STEP, "refused")),
     P.BAKING: ((P.ROLLING_BACK, "rolling"), (P.HELD, "paused"), (P.BAKING, "nothing"), (P.BAKING, "all traffic")),
-    P.HELD: ((P.ROLLING_BACK, "rolling"), (P.HELD, "nothing"), (P.STEP, "resumed"), (P.BAKING, "all traffic")),
+    P.HELD: ((P.ROLLING_BACK, "rolling"), (P.HELD, "nothing"), (P.STEP, "resumed"), (P.HELD, "refused")),
     P.ROLLING_BACK: (
-        (P.ROLLED_BACK, "nothing"),
-        (P.ROLLED_BACK, "refused"),
-        (P.ROLLED_BACK, "refused"),
-        (P.ROLLED_BACK, "refused"),
+        (P.ROLLING_BACK, "nothing"),
+        (P.ROLLING_BACK, "refused"),
+        (P.ROLLING_BACK, "refused"),
+        (P.ROLLING_BACK, "refused"),
     ),
     P.ROLLED_BACK: (
         (P.ROLLED_BACK, "nothing"),
@@ -252,17 +253,39 @@ def test_intents_are_carried_out_in_the_order_they_were_left() -> None:
     assert [action.outcome for action in bench.did(Settle)] == ["paused", "resumed"]
 
 
-def test_promote_skips_waiting_but_not_judging() -> None:
+def test_promote_needs_the_evidence_or_force_and_says_what_it_skipped() -> None:
     bench = bench_in(P.STEP)
-    bench.intent("promote")
+    assert "evidence of check ttft" in bench.intent("promote")
+    bench.expect(P.STEP)
+    assert bench.intent("promote", FORCE).startswith("all traffic")
+    assert "promoted without waiting by kim: because; skipped by force: evidence of check" in bench.last.reason
     bench.ticks(4)
     bench.expect(P.BAKING)
     bench.ticks(3)
     bench.expect(P.PROMOTED)
     broken = bench_in(P.STEP)
-    broken.intent("promote")
+    broken.intent("promote", FORCE)
     broken.ticks(3, ready=(1, 0))
     broken.expect(P.ROLLING_BACK)
+
+
+def test_promote_with_the_evidence_skips_what_is_left_of_the_step() -> None:
+    bench = Bench()
+    bench.until(P.STEP, 2)
+    bench.ticks(15)
+    left = bench.state.waiting
+    assert " s more at 50 %" in left
+    bench.state = bench.state.model_copy(
+        update={
+            "checks": {
+                name: gathered.model_copy(update={"promote_reached": True})
+                for name, gathered in bench.state.checks.items()
+            }
+        }
+    )
+    assert bench.intent("promote").startswith("all traffic")
+    assert "by force" not in bench.last.reason
+    bench.until(P.PROMOTED, limit=10)
 
 
 def test_promote_is_refused_without_a_ready_replica() -> None:

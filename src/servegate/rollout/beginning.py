@@ -1,0 +1,91 @@
+"""The first document of a rollout: which slot is stable, which one takes the release."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from servegate.errors import ConfigError
+from servegate.release import Release
+from servegate.rollout import model
+from servegate.rollout.memory import Memory
+from servegate.rollout.model import SlotRelease
+from servegate.rollout.plan import Plan
+from servegate.rollout.ports import Workload
+
+
+def begin(
+    before: Memory | None,
+    release: Release,
+    stable: Release | None,
+    *,
+    plan: Plan,
+    slots: tuple[str, str],
+    workload: Workload,
+    site: Mapping[str, Any] | None,
+    now: float,
+) -> Memory:
+    """The document of a new rollout, or `before` itself when this release is being rolled out already.
+
+    Args:
+        before: what the store knows.
+        stable: what serves now; needed when the store has never seen a rollout.
+        slots: names of the two slots.
+        site: where the rollout happens, for whoever takes over.
+
+    Raises:
+        ConfigError: another rollout is under way, or this release serves already, or nothing is known to serve.
+    """
+    if before is not None and not before.state.phase.finished:
+        under_way = before.releases[_about(before)]
+        if under_way.identity() != release.identity():
+            phase = before.state.phase
+            raise ConfigError(f"{under_way.label()} is being rolled out ({phase}): wait for its end or abort it")
+        return before
+    slot, serving = _stable(before, stable, slots)
+    running = workload.status(slot).release
+    if running not in (None, serving.identity()):
+        raise ConfigError(f"{slot} is said to serve {serving.label()}, but runs {running}")
+    if serving.identity() == release.identity():
+        raise ConfigError(f"{release.label()} serves already: there is nothing to roll out")
+    candidate = next(name for name in slots if name != slot)
+    state = model.start(
+        rollout=f"{release.name}-{release.id[:6]}-{int(now)}",
+        plan=plan.identity(),
+        plan_name=plan.name,
+        stable=slot,
+        candidate=candidate,
+        slots={
+            slot: SlotRelease(release=serving.identity(), name=serving.name),
+            candidate: SlotRelease(release=release.identity(), name=release.name),
+        },
+        now=now,
+    )
+    known = Memory(
+        state=state,
+        releases={**(before.releases if before else {}), **{item.identity(): item for item in (serving, release)}},
+        verified=before.verified if before else (),
+        plan=plan.model_dump(mode="json"),
+        site=None if site is None else dict(site),
+    )
+    return known.with_release(serving)
+
+
+def _about(before: Memory) -> str:
+    """Digest of the release that the rollout is about."""
+    state = before.state
+    slot = state.stable if state.guard is not None and not state.guard.ended else state.candidate
+    return state.slots[slot].release
+
+
+def _stable(before: Memory | None, given: Release | None, slots: tuple[str, str]) -> tuple[str, Release]:
+    """Which slot serves, and what."""
+    if before is None:
+        if given is None:
+            raise ConfigError("the store has seen no rollout yet: say which release serves now")
+        return slots[0], given
+    slot = before.state.stable
+    serving = before.release_in(slot)
+    if given is not None and given.identity() != serving.identity():
+        raise ConfigError(f"{serving.label()} is stable in {slot}, not {given.label()}")
+    return slot, serving

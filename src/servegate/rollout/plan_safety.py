@@ -1,0 +1,85 @@
+"""What a plan says about safety: watchdogs, time limits, the way back, the guard after the promotion, alerts."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from servegate.config import Config
+from servegate.rollout.checks import share_field, time_field
+from servegate.units import Duration, Fraction
+
+
+class Watchdogs(Config):
+    """Faults that need no statistics, and how long each may last."""
+
+    unready: Duration = time_field("3s", "candidate without a ready replica: roll back; stable: hold")
+    no_data: Duration = time_field(
+        "15s",
+        "candidate carries traffic and nothing can be read of it, or it completes nothing although it should have: "
+        "roll back; nothing can be read of stable: hold",
+    )
+    route: Duration = time_field("10s", "router does not serve the wanted weights: hold")
+    lease: Duration | None = Field(
+        None,
+        description="no controller has looked for this long while the candidate carried traffic: see on_unwatched; "
+        "default: 2min, or two leases of a controller where its ticks are long",
+    )
+
+
+class Limits(Config):
+    """How long each part may take."""
+
+    prepare: Duration = time_field("10m", "waiting for the verdict; then start, smoke and warm-up together")
+    step: Duration = time_field("30m", "one step; then see on_inconclusive")
+    held: Duration = time_field("1h", "standing still; then roll back")
+
+
+class Rollback(Config):
+    """What must be seen before a rollback is called done."""
+
+    prove: Duration = time_field(
+        "10s", "how long the old release is watched once all traffic is back: it answers, and the error rate is normal"
+    )
+    errors_at_most: Fraction | None = Field(
+        None, description="failing fraction that is normal; default: the lowest at_most of an errors-slo, else 5%"
+    )
+    limit: Duration = time_field(
+        "5m", "when it could not be proven until then, it is said so, with what a person must look at"
+    )
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.prove > self.limit:
+            raise ValueError("prove is longer than limit")
+        return self
+
+
+class Guard(Config):
+    """What is watched after the promotion, while the old release stays warm."""
+
+    window: Duration = time_field("30m", "how long; at its end the old slot is emptied")
+    alpha: Fraction = share_field("1%", "probability that a healthy release is rolled back in the window, at most")
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if not 0 < self.alpha < 0.5:
+            raise ValueError("alpha is above 0% and below 50%")
+        if self.window <= 0:
+            raise ValueError("window must be longer than nothing")
+        return self
+
+
+Label = Annotated[str, Field(pattern=r"^[a-zA-Z_][a-zA-Z0-9_]*$", max_length=100)]
+
+
+class AlertRule(Config):
+    """What a firing alert of Alertmanager does. All labels must be there with these values; the first rule counts."""
+
+    labels: dict[Label, Annotated[str, Field(max_length=1000)]] = Field(
+        min_length=1, description="such as {alertname: HighErrorRate, severity: page}"
+    )
+    then: Literal["rollback", "freeze"] = Field(
+        description="rollback: back to the release before; freeze: stand still until the alert is resolved"
+    )

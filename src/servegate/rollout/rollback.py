@@ -1,0 +1,151 @@
+"""The way back: to stable while a rollout runs, to the release before or a named one after it. Ends with proof.
+
+Traffic goes back first and questions are asked later: while the old slot is warm, one write of weights is all it takes,
+whatever has become of the candidate, the metrics or the promotion. A release that has to be started first is started,
+found ready and smoke-tested before it gets any traffic; until then the weights stay as they are. When the router serves
+the old release again, it is watched until it has answered at a normal error rate. What cannot be proven is said, with
+what a person must look at.
+"""
+
+from __future__ import annotations
+
+from scipy.stats import binom
+
+from servegate.rollout import reasons
+from servegate.rollout.absorb import serves
+from servegate.rollout.model import Phase, Proof, Totals
+from servegate.rollout.turn import Turn
+
+TOO_MANY = 0.01
+"""The error rate is not back when so many failures had at most this probability at the normal rate."""
+
+
+def rolling_back(turn: Turn) -> None:
+    """Make the next move back, or say what it waits for."""
+    state = turn.state
+    restore = state.restore
+    if restore is not None and not restore.swapped and state.slots[state.candidate].release == restore.target.release:
+        _bring_back(turn)
+        return
+    target = {state.stable: 100.0, state.candidate: 0.0}
+    if state.weights != target and state.ready.get(state.stable, 1) > 0:
+        turn.change(weights=target)
+    state = turn.state
+    # What was seen must have been seen after the decision, not before it.
+    if state.weights == target and serves(turn.seen.route, target) and state.phase_since < turn.now:
+        if restore is not None and not restore.swapped:
+            turn.change(smoke_ok=False)
+            turn.put(restore.target)
+            turn.wait_for(f"{restore.target.name} to be started in {state.candidate}")
+        else:
+            _prove(turn)
+    elif state.weights != target:
+        turn.wait_for(
+            f"a ready replica of {reasons.name(state, state.stable)}: until then the weights stay as they are"
+        )
+        if state.unready_since.get(state.stable) == turn.now or state.phase_since == turn.now:
+            turn.notify("critical", f"cannot roll back yet: {reasons.name(state, state.stable)} has no ready replica")
+    else:
+        turn.wait_for(f"the router to serve {state.candidate} with 0 %")
+        since = state.phase_since + turn.plan.watchdogs.route
+        if turn.previous <= since < turn.now:
+            turn.notify("critical", "the router does not confirm the rollback: see to the weights by hand")
+
+
+def _bring_back(turn: Turn) -> None:
+    """Get the wanted release ready in the slot without traffic, then swap the roles."""
+    state, plan = turn.state, turn.plan
+    restore, slot = state.restore, state.candidate
+    assert restore is not None
+    name, status, ready = restore.target.name, turn.seen.status.get(slot), state.ready.get(slot, 0)
+    if restore.cold is None:
+        restore = restore.model_copy(update={"cold": ready < 1})
+        turn.change(restore=restore)
+    if restore.cold and ready >= plan.replicas and turn.seen.preparation.smoke == "ok":
+        turn.change(smoke_ok=True)
+    if ready >= 1 and (not restore.cold or turn.state.smoke_ok):
+        turn.change(
+            stable=slot,
+            candidate=state.stable,
+            weights={slot: 100.0, state.stable: 0.0},
+            restore=restore.model_copy(update={"swapped": True}),
+            phase_since=turn.now,
+            refused_since=None,
+        )
+        turn.reason = turn.reason or f"{slot} ({name}) is ready: all traffic goes back to it"
+        turn.wait_for(f"the router to serve {slot} with 100 %")
+        return
+    where = f"{reasons.name(state, state.stable)} still serves all traffic"
+    if status is not None and status.failed and status.release == restore.target.release:
+        _give_up(turn, f"{name} cannot be started in {slot}: {status.failed}; {where}")
+    elif restore.cold and ready >= plan.replicas and turn.seen.preparation.smoke == "failed":
+        _give_up(turn, f"{name} fails its smoke test: {turn.seen.preparation.smoke_message}; {where}")
+    elif turn.now - state.phase_since > plan.limits.prepare:
+        _give_up(
+            turn,
+            f"{name} was not ready in {slot} within {reasons.seconds(plan.limits.prepare)} "
+            f"({ready} of {plan.replicas} replicas); {where}",
+        )
+    elif restore.cold and ready >= plan.replicas:
+        turn.wait_for(f"the smoke test of {slot} ({name}); until then the weights stay as they are")
+    else:
+        turn.wait_for(f"{name} to be ready in {slot} ({ready} of {plan.replicas}); until then the weights stay")
+
+
+def _give_up(turn: Turn, problem: str) -> None:
+    restore = turn.state.restore
+    assert restore is not None
+    turn.change(
+        unproven=f"{problem}. See to {turn.state.candidate} by hand, or name another release that can be started",
+    )
+    turn.finish(restore.back_to, f"{turn.state.reason}: could not go back to {restore.target.name}")
+
+
+def _prove(turn: Turn) -> None:
+    """Watch the old release, which has all traffic again, until it is seen to be well."""
+    state, plan, now = turn.state, turn.plan, turn.now
+    if state.first_traffic is None:
+        turn.finish(Phase.ROLLED_BACK, state.reason)  # traffic never moved
+        return
+    sums = state.totals.get(state.stable) or Totals()
+    failed = sums.failures + sums.rejected
+    proof = state.proof or Proof(began=now, since=now, requests=sums.requests, failures=failed)
+    turn.change(proof=proof)
+    lasted = now - proof.since
+    requests, failures = round(sums.requests - proof.requests), round(failed - proof.failures)
+    name = reasons.name(state, state.stable)
+    left = plan.rollback.prove - lasted
+    if left > plan.tick / 2:
+        turn.wait_for(f"{reasons.seconds(left)} more of {name} with all traffic, to see that it is well")
+        return
+    seen = f"{name} answered {requests} requests in {reasons.seconds(lasted)}, {failures} failed"
+    if requests > 0 and binom.sf(failures - 1, requests, plan.normal_errors) > TOO_MANY:
+        turn.change(proven=f"the router serves {state.stable} with 100 %, {seen}")
+        turn.finish(Phase.ROLLED_BACK, state.reason)
+        return
+    smoke = turn.seen.preparation.smoke
+    if requests == 0 and smoke == "ok":
+        turn.change(
+            proven=f"the router serves {state.stable} with 100 %, {name} passes its smoke test; no traffic came"
+        )
+        turn.finish(Phase.ROLLED_BACK, state.reason)
+        return
+    if now - proof.began > plan.rollback.limit:
+        problem = (
+            f"{seen}, where {100 * plan.normal_errors:g} % is normal: the release that was rolled back was not all; "
+            f"look at what both slots share"
+            if requests
+            else f"the router says that {state.stable} has 100 %, but no request was seen there and its smoke test "
+            f"{'fails: ' + turn.seen.preparation.smoke_message if smoke == 'failed' else 'gave no result'}; "
+            f"look at {state.stable} and at the gateway by hand"
+        )
+        turn.change(unproven=problem)
+        turn.finish(Phase.ROLLED_BACK, state.reason)
+        return
+    if requests > 0:
+        turn.wait_for(f"the error rate of {name} to be normal again ({failures} of {requests} failed)")
+        turn.change(proof=proof.model_copy(update={"since": now, "requests": sums.requests, "failures": failed}))
+    else:
+        turn.wait_for(f"a request to {name}, or its smoke test")
+        if smoke == "failed":
+            turn.change(proof=proof.model_copy(update={"since": now}))
