@@ -33,14 +33,20 @@ test: $(READY) ## unit tests and the local end to end with the simulator
 	@$(BIN)/python -m pytest -n 2 --dist loadfile tests/unit
 	@$(BIN)/python -m pytest -n 2 --dist loadfile tests/e2e
 
-test-all: $(READY) chromium ## what `make test` leaves out: the report in a real browser, the real engine
-	@$(BIN)/python -m pytest tests/browser tests/engine
+test-all: $(READY) chromium prometheus ## what `make test` leaves out: a real browser, Prometheus and engine
+	@$(BIN)/python -m pytest tests/browser tests/prometheus tests/engine
 
 # A browser to look at the report with; Debian's package, because no other source is as easy to trust.
 .PHONY: chromium
 chromium:
 	@command -v chromium >/dev/null || { echo "Installing chromium (Debian package)"; \
 		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y chromium fonts-noto-cjk >/dev/null; }
+
+.PHONY: prometheus
+prometheus:
+	@command -v prometheus >/dev/null || { echo "Installing prometheus (Debian package)"; \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
+		apt-get install -qq -y --no-install-recommends prometheus >/dev/null; }
 
 bench: $(READY) ## the measured claims, with the machine they were measured on
 	@$(BIN)/python benchmarks/run.py

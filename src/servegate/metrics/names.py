@@ -17,10 +17,12 @@ Facts that shape this table (vLLM 0.32):
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from types import MappingProxyType
 
 from servegate.metrics.text import Buckets, Exposition, Labels, histogram, parse, total
 
@@ -54,8 +56,10 @@ class Metric:
     names: tuple[tuple[str, str], ...]
     where: tuple[tuple[str, frozenset[str]], ...] = ()
 
-    def exported(self, exposition: Exposition) -> str | None:
-        """The newest of its names that this engine exports."""
+    def exported(self, exposition: Exposition, renamed: str | None = None) -> str | None:
+        """The newest of its names that this engine exports; `renamed`, a name of the user's own, comes before all."""
+        if renamed is not None:
+            return renamed if renamed in exposition.names else None
         return next((name for name, _ in self.names if name in exposition.names), None)
 
     def matches(self, labels: Labels) -> bool:
@@ -140,44 +144,71 @@ def read(text: str) -> Reading:
     Raises:
         ValueError: not Prometheus text.
     """
-    exposition = parse(text, WANTED)
+    return translate(parse(text, WANTED))
+
+
+def translate(exposition: Exposition, renamed: Mapping[str, str] = MappingProxyType({})) -> Reading:
+    """A scrape in our names.
+
+    Args:
+        renamed: our name → the name under which this engine (or a relabelling on the way) exports it.
+    """
     counters: dict[str, float] = {}
     for ours, metric in COUNTERS.items():
-        name = metric.exported(exposition)
+        name = metric.exported(exposition, renamed.get(ours))
         if name is not None:
             value = total([row for row in exposition.samples.get(name, ()) if metric.matches(row[0])])
             if value is not None:
                 counters[ours] = value
     histograms: dict[str, Buckets] = {}
     for ours, metric in HISTOGRAMS.items():
-        name = metric.exported(exposition)
+        name = metric.exported(exposition, renamed.get(ours))
         buckets = None if name is None else histogram(exposition, name)
         if buckets is not None:
             histograms[ours] = buckets
     gauges: dict[str, float] = {}
     for ours, metric in GAUGES.items():
-        values = [value for _, value in exposition.samples.get(metric.exported(exposition) or "", ())]
+        exported = metric.exported(exposition, renamed.get(ours))
+        values = [value for _, value in exposition.samples.get(exported or "", ())]
         if values and all(math.isfinite(value) for value in values):
             gauges[ours] = max(values) if ours in _WORST else sum(values)
     started = [value for _, value in exposition.samples.get(STARTED, ()) if math.isfinite(value)]
     return Reading(counters, histograms, gauges, started[0] if started else None)
 
 
-def preflight(reading: Reading, needed: Collection[str], engine: str = "this engine") -> list[str]:
+def known() -> frozenset[str]:
+    """All our names of engine metrics."""
+    return frozenset((*COUNTERS, *HISTOGRAMS, *GAUGES))
+
+
+def preflight(
+    reading: Reading,
+    needed: Collection[str],
+    engine: str = "this engine",
+    exported: Collection[str] = (),
+    renamed: Mapping[str, str] = MappingProxyType({}),
+) -> list[str]:
     """What a scrape lacks of what is needed, one sentence each; empty when nothing is missing.
 
     Args:
         reading: a scrape of a server that is up.
         needed: our names.
         engine: for the sentences, such as "vllm 0.9.1".
+        exported: names the engine does export, for naming the nearest.
+        renamed: as for `translate`.
     """
     found = {*reading.counters, *reading.histograms, *reading.gauges}
     problems = []
     for ours in needed:
         metric = COUNTERS.get(ours) or HISTOGRAMS.get(ours) or GAUGES.get(ours)
         if metric is None:
-            problems.append(f"{ours} is not the name of an engine metric")
+            near = difflib.get_close_matches(ours, sorted(known()), n=1, cutoff=0.5)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            problems.append(f"{ours} is not the name of an engine metric{hint}")
         elif ours not in found:
-            looked = ", ".join(f"{name} (since {since})" if since else name for name, since in metric.names)
-            problems.append(f"{engine} does not export {ours}: looked for {looked}")
+            names = ((renamed[ours], ""),) if ours in renamed else metric.names
+            looked = ", ".join(f"{name} (since {since})" if since else name for name, since in names)
+            near = difflib.get_close_matches(names[0][0], sorted(exported), n=1, cutoff=0.6)
+            hint = f"; nearest that it does export: {near[0]}" if near else ""
+            problems.append(f"{engine} does not export {ours}: looked for {looked}{hint}")
     return problems

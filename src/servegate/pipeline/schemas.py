@@ -15,6 +15,7 @@ from servegate.report.model import Report
 from servegate.report.records import CanaryTick, EvalRecord, RequestRecord
 from servegate.report.verdict import Verdict
 from servegate.rollout.plan import Plan
+from servegate.rollout.sources.prometheus_config import PrometheusConfig
 
 MODELS: dict[str, type[BaseModel]] = {
     "release": Release,
@@ -28,6 +29,7 @@ MODELS: dict[str, type[BaseModel]] = {
     "profile": Profile,
     "policy": Policy,
     "plan": Plan,
+    "prometheus": PrometheusConfig,
 }
 
 

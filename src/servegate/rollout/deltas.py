@@ -8,7 +8,8 @@ has no numbers at all, because "no failures" and "nobody could be asked" must no
 Names of counters, written by the sources: of engine pods `http_requests`, `http_5xx`, `http_4xx`, `finished_stop`,
 `finished_length`, `finished_abort`, `finished_error`, `rejected`, `prompt_tokens`, `generation_tokens`, `preemptions`,
 `prefix_cache_queries`, `prefix_cache_hits`; histograms `ttft`, `itl`, `tpot`, `e2e_latency`, `queue_time`; gauges
-`running`, `waiting`, `kv_cache_usage`. Of the gateway's view of a slot, a sample whose pod is `gateway/<slot>`:
+`running`, `waiting`, `kv_cache_usage`. Of the gateway's view of a slot, a sample whose pod is `gateway/<slot>`, or
+`gateway/<slot>/<replica>` where the gateway has several:
 `gateway_requests`, `gateway_5xx`, `gateway_connect_failures`, `gateway_resets`, `gateway_timeouts`, gauge
 `gateway_active`. What counts as a request and as a failure is said at `model.SlotDelta`.
 """
@@ -65,7 +66,7 @@ def between(previous: Readings | None, observed: Observed) -> tuple[dict[str, Sl
     deltas: dict[str, SlotDelta] = {}
     missing = _missing_per_slot(observed.missing, last, set(per_slot))
     for slot in sorted(set(per_slot) | set(missing)):
-        has_gateway = GATEWAY + slot in last or GATEWAY + slot in kept or GATEWAY + slot in missing.get(slot, {})
+        has_gateway = any(_is_gateway(pod, slot) for pod in (*last, *kept, *missing.get(slot, ())))
         deltas[slot] = _slot(per_slot.get(slot, []), missing.get(slot, {}), has_gateway)
     return deltas, Readings(at=max(observed.at, previous.at if previous else observed.at), pods=kept)
 
@@ -82,6 +83,10 @@ def reading(sample: PodSample) -> PodReading:
             name: buckets for name, value in sample.histograms.items() if (buckets := _buckets(value)) is not None
         },
     )
+
+
+def _is_gateway(pod: str, slot: str) -> bool:
+    return pod == GATEWAY + slot or pod.startswith(f"{GATEWAY}{slot}/")
 
 
 def add(name: str, one: Buckets, other: Buckets) -> Buckets:

@@ -7,12 +7,17 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from fake_prometheus import FakePrometheus
 
+from servegate.config import validate
 from servegate.process import free_ports
 from servegate.rollout.ports import Source
 from servegate.rollout.sources.direct import DirectSource, Target
+from servegate.rollout.sources.prometheus import PrometheusSource
+from servegate.rollout.sources.prometheus_config import PrometheusConfig
 
 
 @dataclass
@@ -58,7 +63,33 @@ def direct(folder: Path) -> Pods:
     return Pods(source, lambda value: total.update(stop=value), close, "green/0")
 
 
-IMPLEMENTATIONS = {"direct": direct}
+def prometheus(folder: Path) -> Pods:
+    """Scraped at the very moment of the question, so that its time is the time asked for."""
+    fake = FakePrometheus()
+    total = {"stop": 0}
+
+    def scrape(handler: http.server.BaseHTTPRequestHandler) -> None:
+        parts = urlsplit(handler.path)
+        query = parse_qs(parts.query)
+        if "time" in query:
+            at = float(query["time"][0])
+            line = f'vllm:request_success_total{{finished_reason="stop"}} {total["stop"]}'
+            fake.scrape(at, line, slot="blue", instance="0", release="sha256:1")
+            fake.add(at, "up", "0", slot="green", instance="0", release="sha256:2")
+        fake.answer(handler, parts.path, query)
+
+    fake.start()
+    fake.instead = scrape
+    source = PrometheusSource(validate({"url": fake.url, "timeout": "20s"}, PrometheusConfig, "prometheus"))
+
+    def close() -> None:
+        source.close()
+        fake.stop()
+
+    return Pods(source, lambda value: total.update(stop=value), close, "green/0")
+
+
+IMPLEMENTATIONS = {"direct": direct, "prometheus": prometheus}
 
 
 @pytest.fixture(params=sorted(IMPLEMENTATIONS))

@@ -36,6 +36,7 @@ from servegate.errors import InfrastructureError
 from servegate.metrics.names import read
 from servegate.metrics.text import parse
 from servegate.rollout.ports import Histogram, Observed, PodSample
+from servegate.rollout.sources import ended
 
 MAX_BODY = 4 * 1024 * 1024
 GATEWAY = "gateway/"
@@ -185,21 +186,7 @@ def gateway_samples(text: str, slots: Iterable[str], at: float) -> list[PodSampl
         raise ValueError("not Envoy's counters")
     samples = []
     for slot in slots:
-        counters = dict.fromkeys(
-            (
-                "gateway_requests",
-                "gateway_5xx",
-                "gateway_connect_failures",
-                "gateway_resets",
-                "gateway_timeouts",
-                "gateway_cancelled",
-            ),
-            0.0,
-        )
-        for labels, value in exposition.samples.get(_ENDED, ()):
-            if labels.get("slot") == slot:
-                for name in _outcome(labels.get("code", ""), labels.get("flags", "")):
-                    counters[name] += value
+        rows = [row for row in exposition.samples.get(_ENDED, ()) if row[0].get("slot") == slot]
         active = sum(
             value
             for name in _ACTIVE
@@ -207,26 +194,15 @@ def gateway_samples(text: str, slots: Iterable[str], at: float) -> list[PodSampl
             if labels.get("envoy_cluster_name") == slot
         )
         samples.append(
-            PodSample(pod=GATEWAY + slot, slot=slot, at=at, counters=counters, gauges={"gateway_active": active})
+            PodSample(
+                pod=GATEWAY + slot,
+                slot=slot,
+                at=at,
+                counters=ended.counters(rows),
+                gauges={"gateway_active": active},
+            )
         )
     return samples
-
-
-# Why an answer broke, after its headers: engine gone (UC, UR, UF), nonsense (UPE), silence (UT, SI), Envoy itself (LR).
-_BROKEN = frozenset({"UC", "UR", "UF", "UPE", "UT", "SI", "LR"})
-
-
-def _outcome(code: str, flags: str) -> list[str]:
-    """The counters one ended request adds to; see the table above."""
-    because = set(flags.split(","))
-    if "DC" in because:
-        return ["gateway_cancelled"]
-    if not code.isdigit():
-        raise ValueError(f"response code {code[:20]!r}")
-    if int(code) >= 500:
-        kinds = {"gateway_connect_failures": "UF", "gateway_timeouts": "UT"}
-        return ["gateway_requests", "gateway_5xx", *(name for name, flag in kinds.items() if flag in because)]
-    return ["gateway_requests", "gateway_resets"] if because & _BROKEN else ["gateway_requests"]
 
 
 def _reason(error: Exception) -> str:
