@@ -25,6 +25,16 @@ def command() -> None:
 )
 @click.option("--release", help="Release file or digest that is judged; default: the one the reports are of.")
 @click.option("--output", type=click.Path(path_type=Path), help="Write the verdict there.")
+@click.option("--summary", type=click.Path(path_type=Path), help="Write the verdict as Markdown there.")
+@click.option("--junit", type=click.Path(path_type=Path), help="Write the verdict as JUnit XML there.")
+@click.option("--html", type=click.Path(path_type=Path), help="Write the verdict as a page there.")
+@click.option(
+    "--github/--no-github",
+    default=None,
+    help="Write job summary, annotations and step outputs; default: when GitHub Actions runs this.",
+)
+@click.option("--comment", is_flag=True, help="Write or update a comment on the pull request; needs GITHUB_TOKEN.")
+@click.option("--comment-key", help="Tells the comments of several gates apart; default: the policy's file.")
 @click.option("--json", "as_json", is_flag=True, help="Print the verdict as JSON.")
 @click.argument("reports", metavar="REPORT…", nargs=-1, required=True, type=click.Path(path_type=Path))
 def check(
@@ -32,17 +42,38 @@ def check(
     baselines: tuple[Path, ...],
     release: str | None,
     output: Path | None,
+    summary: Path | None,
+    junit: Path | None,
+    html: Path | None,
+    github: bool | None,
+    comment: bool,
+    comment_key: str | None,
     as_json: bool,
     reports: tuple[Path, ...],
 ) -> int:
     """Judge REPORT files. Exit code: 0 pass, 1 fail, 3 no verdict."""
     import time
 
-    from servegate.gates.files import decide
+    from servegate.cli.actions import log, workflow_run
+    from servegate.errors import ServegateError
+    from servegate.gates.files import decide, load_backing
+    from servegate.report.backing import Backing
+    from servegate.report.views import write_views
 
-    verdict = decide(policy, reports, baselines, release, now=time.time())
-    if output is not None:
-        verdict.write(output)
+    run = workflow_run(github, comment)
+    key = (comment_key or policy.stem) if comment else None
+    try:
+        verdict = decide(policy, reports, baselines, release, now=time.time())
+        backing = load_backing(reports, baselines) if summary or html or run else Backing()
+        if output is not None:
+            verdict.write(output)
+        write_views(verdict, backing, summary=summary, junit=junit, html=html)
+    except ServegateError as error:
+        if run is not None:
+            from servegate.github.publish import announce_failure
+
+            announce_failure(error, run, key, log)
+        raise
     if as_json:
         click.echo(verdict.model_dump_json(indent=1))
     else:
@@ -51,6 +82,11 @@ def check(
         from servegate.report.terminal import print_verdict
 
         print_verdict(verdict, Console())
+    if run is not None:
+        from servegate.github.publish import announce
+
+        written = {"verdict-path": output, "summary-path": summary, "junit-path": junit, "html-path": html}
+        announce(verdict, run, backing, {name: str(path) for name, path in written.items() if path}, key, log)
     return verdict.outcome.exit_code
 
 

@@ -56,6 +56,52 @@ def show(file: Path, shape: str, output: Path | None) -> None:
 
 
 @command.command()
+@click.argument("verdict", type=click.Path(path_type=Path))
+@click.option(
+    "--report", "reports", multiple=True, type=click.Path(path_type=Path), help="Report it rests on; once per report."
+)
+@click.option(
+    "--baseline", "baselines", multiple=True, type=click.Path(path_type=Path), help="Report it was compared with."
+)
+@click.option("--comment", is_flag=True, help="Write or update a comment on the pull request; needs GITHUB_TOKEN.")
+@click.option("--comment-key", help="Tells the comments of several gates apart; default: the policy's file.")
+@click.option("--pull-request", type=click.IntRange(min=1), help="Number; default: the one of the workflow's event.")
+@click.option("--dry-run", is_flag=True, help="Print what would be written, and write nothing.")
+def github(
+    verdict: Path,
+    reports: tuple[Path, ...],
+    baselines: tuple[Path, ...],
+    comment: bool,
+    comment_key: str | None,
+    pull_request: int | None,
+    dry_run: bool,
+) -> None:
+    """Show a verdict another job gave: job summary, annotations, outputs, and a comment.
+
+    Exit code: 0 when it could be shown, whatever the verdict says.
+    """
+    from servegate.cli.actions import log, workflow_run
+    from servegate.gates.files import load_backing
+    from servegate.github.publish import notes, post, write_step
+    from servegate.report.markdown import COMMENT_BYTES, verdict_markdown
+    from servegate.report.verdict import Verdict
+
+    found, backing = Verdict.read(verdict), load_backing(reports, baselines)
+    if dry_run:
+        run = workflow_run(None)
+        click.echo(verdict_markdown(found, COMMENT_BYTES, backing, notes(run) if run else ()), nl=False)
+        return
+    run = workflow_run(True)
+    assert run is not None
+    if pull_request is not None:
+        run = run.of_pull(pull_request)
+    write_step(found, run, backing, {"verdict-path": str(verdict)}, log)
+    if comment:
+        key = comment_key or Path(found.policy_file or found.policy).stem
+        post(lambda room: verdict_markdown(found, room, backing, notes(run)), run, key, log)
+
+
+@command.command()
 @click.argument("timeline", type=click.Path(path_type=Path))
 @click.option("--records", type=click.Path(path_type=Path), help="RequestRecords of the traffic, JSON Lines.")
 @click.option("--output", type=click.Path(path_type=Path, dir_okay=False), required=True, help="The page to write.")

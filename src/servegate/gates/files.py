@@ -17,6 +17,7 @@ from servegate.gates.place import place
 from servegate.gates.plan import Planned, plan
 from servegate.gates.policy import Policy
 from servegate.release import Release
+from servegate.report.backing import Backing
 from servegate.report.model import Report, Samples, Subject
 from servegate.report.records import EvalRecord, read_records, write_records
 from servegate.report.verdict import Verdict
@@ -127,6 +128,12 @@ def load_policy(path: Path) -> Policy:
 def load_reports(paths: Sequence[Path]) -> list[Report]:
     """Read reports. Raises ConfigError naming the file that is not one."""
     return [Report.read(path) for path in paths]
+
+
+def load_backing(reports: Sequence[Path], baselines: Sequence[Path]) -> Backing:
+    """Read what a verdict rests on, for views that show more than the verdict holds. Raises ConfigError."""
+    given, before = load_reports(reports), load_reports(baselines)
+    return Backing(given, before, load_answers([*reports, *baselines], [*given, *before]))
 
 
 def load_answers(paths: Sequence[Path], reports: Sequence[Report]) -> dict[str, list[EvalRecord]]:

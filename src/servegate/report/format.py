@@ -21,6 +21,7 @@ NOT_MEASURED = "not measured"
 _JOINERS = "\u200c\u200d"
 _HIDDEN = frozenset(("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"))
 _COMBINING_RUN = 8
+_KEY = re.compile(r"([a-z][a-z0-9_]*)\.([a-z][a-z0-9_.]*)(?:\[(.*)\])?(?:@([a-z][a-z0-9-]{0,30}))?", re.DOTALL)
 
 
 def clean(text: object, limit: int = 2000) -> str:
@@ -93,6 +94,26 @@ def with_interval(value: float | None, interval: Interval | None, unit: str, unl
         return shown
     scale, _, shape = _scale(value, unit)
     return f"{shown} [{shape(interval.low * scale)}, {shape(interval.high * scale)}]"
+
+
+def size(value: float, unit: str) -> str:
+    """How large a difference is, without sign: `3 pp`, `12 ms`."""
+    return f"{number(abs(value) * 100)} pp" if unit == "fraction" else quantity(abs(value), unit)
+
+
+def change(value: float, unit: str, interval: Interval | None = None, ratio: bool = False) -> str:
+    """A difference, or a ratio, with its interval: `−2.1 pp [−4, −0.2]`, `×1.08 [×1.02, ×1.15]`."""
+    scale, _, shape = (100.0, "pp", number) if unit == "fraction" else _scale(value, unit)
+
+    def end(bound: float) -> str:
+        return f"×{bound:.2f}" if ratio else _signed(bound, shape(abs(bound) * scale))
+
+    shown = end(value) if ratio else _signed(value, size(value, unit))
+    return shown if interval is None else f"{shown} [{end(interval.low)}, {end(interval.high)}]"
+
+
+def _signed(value: float, shown: str) -> str:
+    return ("+" if value > 0 else "−" if value < 0 else "") + shown
 
 
 def measured(measure: Measure) -> str:
@@ -194,12 +215,26 @@ def words(name: str) -> str:
 
 def measure_name(measure: Measure, statistic: bool = True) -> str:
     """`TTFT p95 [tags=refund] (green)`; that a share or a rate is a mean needs no saying. Cleaned."""
-    parts = [words(measure.name)]
-    plain = measure.unit in ("fraction", "score", "requests/second", "tokens/second")
-    if statistic and not (plain and measure.statistic in ("mean", "rate")):
-        parts.append(measure.statistic)
-    if measure.slice:
-        parts.append(f"[{clean(measure.slice, 80)}]")
-    if measure.slot:
-        parts.append(f"({measure.slot})")
+    shown = measure.statistic if statistic else ""
+    return _name(measure.name, shown, measure.slice, measure.slot or "", measure.unit)
+
+
+def key_name(key: str, unit: str) -> str:
+    """The same from a measure's key, such as `ttft.p95[tags=refund]@green`; the key itself where it is none."""
+    found = _KEY.fullmatch(key)
+    if found is None:
+        return clean(key, 120)
+    name, statistic, slice_, slot = found.groups("")
+    return _name(name, statistic, slice_, slot, unit)
+
+
+def _name(name: str, statistic: str, slice_: str, slot: str, unit: str) -> str:
+    parts = [words(name)]
+    plain = unit in ("fraction", "score", "requests/second", "tokens/second")
+    if statistic and not (plain and statistic in ("mean", "rate")):
+        parts.append(statistic)
+    if slice_:
+        parts.append(f"[{clean(slice_, 80)}]")
+    if slot:
+        parts.append(f"({slot})")
     return " ".join(parts)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from servegate import __version__
+from servegate.report.backing import Backing
 from servegate.report.format import (
     clean,
     clock,
@@ -32,8 +33,8 @@ from servegate.report.format import (
 from servegate.report.model import Finding, Measure, Report
 from servegate.report.plots import Plot, timeline_plots
 from servegate.report.records import EvalRecord
+from servegate.report.rows import levels, row
 from servegate.report.story import Defect, Facts, ReleaseStory, cards, facts, headline, ratio, summary
-from servegate.report.terminal import threshold_of, value_of
 from servegate.report.verdict import Verdict
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ MAX_MEASURES = 200
 MAX_ANSWER = 600
 
 # A number and its unit stay on one line.
-_UNIT = re.compile(r"(\d) (?=(?:%|ms|s|min|h|tokens/s|requests/s)(?!\w))")
+_UNIT = re.compile(r"(\d) (?=(?:%|pp|ms|s|min|h|tokens/s|requests/s)(?!\w))")
 
 BADGES = {
     "promoted": ("good", "✓", "promoted"),
@@ -142,8 +143,12 @@ def page(title: str, stories: Sequence[ReleaseStory], intro: str = "", machine: 
     )
 
 
-def document(subject: Report | Verdict) -> str:
-    """The page of a single report or verdict, as a whole HTML document."""
+def document(subject: Report | Verdict, backing: Backing | None = None) -> str:
+    """The page of a single report or verdict, as a whole HTML document.
+
+    Args:
+        backing: reports and answers behind a verdict, where they are at hand: its items are shown with their answers.
+    """
     verdict = subject if isinstance(subject, Verdict) else None
     reports = () if isinstance(subject, Verdict) else (_report_view(subject, ()),)
     if isinstance(subject, Verdict):
@@ -154,7 +159,13 @@ def document(subject: Report | Verdict) -> str:
         who = subject.subject
         judged = [who.name, who.release, who.endpoint.url if who.endpoint else None]
         conditions = {"subject": ", ".join(part for part in judged if part)} | _report_conditions(subject)
-    shown = {"title": title, "verdict": verdict, "reports": reports, "conditions": conditions}
+    shown = {
+        "title": title,
+        "verdict": verdict,
+        "reports": reports,
+        "conditions": conditions,
+        "backing": backing,
+    }
     return _environment().get_template("document.html.j2").render(**shown, tool=f"servegate {__version__}")
 
 
@@ -178,8 +189,8 @@ def _environment() -> Environment:
         "percent": percent,
         "quantity": quantity,
         "short": short_hash,
-        "threshold": threshold_of,
-        "value": value_of,
+        "levels": levels,
+        "row": row,
         "plural": plural,
     }
     environment.globals["badges"] = BADGES

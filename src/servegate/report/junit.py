@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from xml.etree import ElementTree
 
-from servegate.report.format import clean, plural
-from servegate.report.terminal import threshold_of, value_of
+from servegate.report.format import clean
+from servegate.report.rows import row
 from servegate.report.verdict import CheckResult, Outcome, Verdict
 
 _TAG = {Outcome.FAIL: "failure", Outcome.VOID: "error", Outcome.INCONCLUSIVE: "skipped"}
@@ -43,23 +43,30 @@ def verdict_junit(verdict: Verdict) -> str:
 
 
 def _case(suite: ElementTree.Element, verdict: Verdict, result: CheckResult) -> None:
-    case = ElementTree.SubElement(
-        suite, "testcase", name=clean(result.check, 200), classname=f"servegate.{clean(verdict.policy, 200)}"
-    )
+    attributes = {
+        "name": clean(result.check, 200),
+        "classname": f"servegate.{clean(verdict.policy, 200)}",
+        "file": clean(verdict.policy_file or "", 400),
+        "line": str(result.line or ""),
+    }
+    case = ElementTree.SubElement(suite, "testcase", {key: value for key, value in attributes.items() if value})
     _properties(
         case,
         {
             "measure": result.measure or "",
             "value": "" if result.value is None else repr(result.value),
+            "baseline": "" if result.baseline is None else repr(result.baseline),
+            "delta": "" if result.delta is None else repr(result.delta),
             "threshold": "" if result.threshold is None else f"{result.comparison or ''} {result.threshold!r}".strip(),
             "unit": result.unit or "",
             "n": "" if result.n is None else str(result.n),
+            "mde": "" if result.mde is None else repr(result.mde),
             "severity": result.severity,
             "outcome": str(result.outcome),
         },
     )
     message = clean(result.message)
-    detail = ", ".join(part for part in (value_of(result), threshold_of(result), _n(result)) if part)
+    detail = _detail(result)
     if result.effect in _TAG:
         found = ElementTree.SubElement(case, _TAG[result.effect], message=message, type=str(result.outcome))
         found.text = detail
@@ -75,5 +82,15 @@ def _properties(parent: ElementTree.Element, facts: dict[str, str]) -> None:
             ElementTree.SubElement(properties, "property", name=name, value=clean(value, 400))
 
 
-def _n(result: CheckResult) -> str:
-    return "" if result.n is None else plural(result.n, "value")
+def _detail(result: CheckResult) -> str:
+    """The numbers in a line."""
+    cells = row(result)
+    parts = {
+        "": cells.candidate,
+        "baseline ": cells.baseline,
+        "Δ ": cells.delta,
+        "limit ": cells.limit,
+        "n ": cells.n,
+        "MDE ": cells.mde,
+    }
+    return ", ".join(word + cell for word, cell in parts.items() if cell)

@@ -22,11 +22,10 @@ from servegate.report.format import (
     measure_name,
     measured,
     plain_line,
-    quantity,
     short_hash,
-    with_interval,
 )
 from servegate.report.model import Report
+from servegate.report.rows import Row, levels, notable, row
 from servegate.report.verdict import CheckResult, Outcome, Verdict
 
 STYLES = {
@@ -104,19 +103,10 @@ def print_verdict(verdict: Verdict, console: Console) -> None:
         say(console, [head, *(line for result in verdict.results for line in _plain_check(result)), foot])
         return
     console.print(Text(encodable(head, console), STYLES[verdict.outcome]))
-    table = _table("", "Check", "Value", "Threshold", "n", "Detectable")
-    for result in verdict.results:
-        cells = check_cells(result, signs)
-        table.add_row(
-            *(Text(encodable(cell, console), STYLES[result.outcome] if i == 0 else "") for i, cell in enumerate(cells))
-        )
-    console.print(table)
-    for result in verdict.results:
-        if result.outcome is not Outcome.PASS or result.effect is not Outcome.PASS:
-            line = (
-                f"{_mark(result.outcome, signs)} {clean(result.check, 80)}{_counts_as(result)}: {clean(result.message)}"
-            )
-            console.print(Text(encodable(line, console), STYLES[result.outcome]))
+    console.print(_checks(verdict, signs, console))
+    for result in notable(verdict.results):
+        line = f"{_mark(result.outcome, signs)} {clean(result.check, 80)}{_counts_as(result)}: {clean(result.message)}"
+        console.print(Text(encodable(line, console), STYLES[result.outcome]))
     console.print(Text(encodable(foot, console), "dim"))
 
 
@@ -133,55 +123,57 @@ def print_report(report: Report, console: Console) -> None:
     if void is not None:
         findings.insert(0, "VOID: these numbers must not be judged")
     if not interactive(console):
-        width = max((len(row[0]) for row in rows), default=0)
+        width = max((len(name) for name, *_ in rows), default=0)
         say(console, [head, *(f"  {name:<{width}}  {value}  n {n}" for name, value, n in rows), *findings])
         return
     console.print(Text(encodable(head, console), "bold"))
     table = _table("Measure", "Value [interval]", "n of attempted")
-    for row in rows:
-        table.add_row(*(Text(encodable(cell, console)) for cell in row))
+    for cells in rows:
+        table.add_row(*(Text(encodable(cell, console)) for cell in cells))
     console.print(table)
     for line in findings:
         console.print(Text(encodable(line, console), "bold magenta" if line.startswith("VOID") else "yellow"))
 
 
-def check_cells(result: CheckResult, signs: Glyphs) -> tuple[str, ...]:
-    """Outcome, check, value, threshold, n, detectable effect."""
-    return (
-        f"{_mark(result.outcome, signs)} {result.outcome}",
-        clean(result.check, 80),
-        value_of(result),
-        threshold_of(result, signs),
-        "" if result.n is None else count(result.n),
-        "" if result.mde is None else quantity(result.mde, result.unit or ""),
-    )
+def _checks(verdict: Verdict, signs: Glyphs, console: Console) -> Table:
+    """One row per check. What no check has gets no column."""
+    rows = [row(result, signs.at_most, signs.at_least) for result in verdict.results]
+    level = levels(verdict.results)
+    # Without Δ in the encoding the words are English.
+    change = "Δ" if encodable("Δ", console) == "Δ" else "Change"
+    columns = {
+        "Check": [_named(cells) for cells in rows],
+        "Baseline": [cells.baseline for cells in rows],
+        "Candidate": [cells.candidate for cells in rows],
+        f"{change} [{level}]" if level else change: [cells.delta for cells in rows],
+        "Limit": [cells.limit for cells in rows],
+        "n": [cells.n for cells in rows],
+        "MDE": [cells.mde for cells in rows],
+    }
+    kept = {name: cells for name, cells in columns.items() if any(cells)}
+    table = _table("Verdict", *kept)
+    for index, result in enumerate(verdict.results):
+        mark = Text(f"{_mark(result.outcome, signs)} {result.outcome}", STYLES[result.outcome])
+        table.add_row(mark, *(Text(encodable(cells[index], console)) for cells in kept.values()))
+    return table
 
 
-def value_of(result: CheckResult) -> str:
-    """The value a check judged, with its interval; empty for a check that judges no number."""
-    if result.value is None and result.measure is None:
-        return ""
-    return with_interval(result.value, result.interval, result.unit or "", unlike=result.threshold)
-
-
-def threshold_of(result: CheckResult, signs: Glyphs = Glyphs()) -> str:
-    """What the check asked for, such as `≤ 500 ms`; empty where there is no threshold."""
-    if result.threshold is None:
-        return ""
-    sign = {"<=": signs.at_most, ">=": signs.at_least}.get(result.comparison or "", result.comparison or "")
-    return f"{clean(sign, 20)} {quantity(result.threshold, result.unit or '', unlike=result.value)}".strip()
-
-
-def outcome_words(result: CheckResult) -> str:
-    """The outcome, and what it counts as where that differs."""
-    return f"{result.outcome}{_counts_as(result)}"
+def _named(cells: Row) -> str:
+    return cells.check if cells.metric in ("", cells.check) else f"{cells.check}: {cells.metric}"
 
 
 def _plain_check(result: CheckResult) -> list[str]:
-    _, check, value, threshold, n, mde = check_cells(result, Glyphs())
-    parts = [value, threshold, n and f"n {n}", mde and f"detectable {mde}"]
-    numbers = "  ".join(part for part in parts if part)
-    return [f"  {outcome_words(result):<12}  {check}: {numbers}", f"      {clean(result.message)}"]
+    cells = row(result)
+    parts = {
+        "": cells.candidate,
+        "baseline": cells.baseline,
+        "Δ": cells.delta,
+        "limit": cells.limit,
+        "n": cells.n,
+        "MDE": cells.mde,
+    }
+    numbers = "  ".join(f"{name} {cell}".strip() for name, cell in parts.items() if cell)
+    return [f"  {cells.verdict:<12}  {_named(cells)}  {numbers}".rstrip(), f"      {clean(result.message)}"]
 
 
 def _counts_as(result: CheckResult) -> str:
@@ -195,5 +187,6 @@ def _mark(outcome: Outcome, signs: Glyphs) -> str:
 def _table(*columns: str) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
     for index, column in enumerate(columns):
-        table.add_column(column, justify="left" if index < 2 else "right")
+        # A name that finds no room goes on in the next line; nothing is cut.
+        table.add_column(column, justify="left" if index < 2 else "right", no_wrap=index == 0, overflow="fold")
     return table

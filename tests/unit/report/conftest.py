@@ -10,10 +10,11 @@ from typing import Literal
 import pytest
 
 from servegate.release import Engine, Model, Release
-from servegate.report.model import Conditions, Finding, Interval, Measure, Report, Subject
+from servegate.report.backing import Backing
+from servegate.report.model import Conditions, Finding, Interval, Measure, Report, Samples, Subject
 from servegate.report.records import CanaryTick, EvalRecord, Evidence, RequestRecord, SlotTick
 from servegate.report.story import Defect, ReleaseStory
-from servegate.report.verdict import CheckResult, Outcome, Verdict
+from servegate.report.verdict import CheckResult, Discordant, Outcome, Verdict
 
 START = 1_790_000_000.0
 HASH = "sha256:" + "4b" * 32
@@ -217,6 +218,89 @@ def make_answers() -> tuple[EvalRecord, ...]:
     )
 
 
+def make_compared(text: str = "Your order ships tomorrow.", checks: int = 1) -> tuple[Verdict, Backing]:
+    """A verdict that failed against a baseline, with what it rests on; `text` stands wherever foreign text may."""
+    text = text.encode(errors="replace").decode()  # what was read from a file has no lone surrogates
+    records = {
+        who: tuple(
+            EvalRecord(
+                id=f"refund-{index:02}" if index else text,
+                item_sha256=HASH,
+                scorer="exact",
+                score=score,
+                target=text,
+                answer=text,
+            )
+            for index in range(12)
+        )
+        for who, score in (("new", 0.0), ("old", 1.0))
+    }
+    digests = {"new": "sha256:" + "11" * 32, "old": "sha256:" + "22" * 32}
+    _, suite, load = make_reports("v1.2.0")
+    new, old = (
+        suite.model_copy(
+            update={
+                "name": text,
+                "tool": text,
+                "subject": Subject(release=HASH, name=name),
+                "samples": (Samples(path="a.jsonl", sha256=digests[who], record="EvalRecord", n=12),),
+                "conditions": Conditions(dataset_sha256=HASH, seed=7, client=text, other={text[:50] or "x": text}),
+            }
+        )
+        for who, name in (("new", "v1.2.0"), ("old", text))
+    )
+    load = load.model_copy(update={"findings": (Finding(severity="warning", code="late-sends", message=text),)})
+    against = CheckResult(
+        check="not-worse",
+        outcome=Outcome.FAIL,
+        effect=Outcome.FAIL,
+        measure="accuracy.mean",
+        report=new.identity(),
+        value=0.805,
+        unit="fraction",
+        n=400,
+        threshold=0.875,
+        comparison=">=",
+        baseline=0.905,
+        baseline_report=old.identity(),
+        delta=-0.1,
+        delta_interval=Interval(low=-0.138, high=-0.087, level=0.9, method="tango"),
+        mde=0.0537,
+        lost=44,
+        won=1,
+        discordant=tuple(Discordant(id=record.id, baseline=1, candidate=0) for record in records["new"]),
+        line=8,
+        message=f"accuracy 80.5 % against 90.5 %: worse than a loss of 3pp; {text}",
+    )
+    foreign = (
+        make_verdict(Outcome.INCONCLUSIVE, text)
+        .results[1]
+        .model_copy(update={"check": text, "measure": text, "effect": Outcome.PASS, "severity": "warn", "line": 12})
+    )
+    slower = against.model_copy(
+        update={
+            "check": "ttft-not-slower", "outcome": Outcome.PASS, "effect": Outcome.PASS, "measure": "ttft.p95",
+            "value": 0.44, "unit": "seconds", "threshold": 0.48, "comparison": "<=", "baseline": 0.43, "delta": 0.01,
+            "delta_interval": Interval(low=-0.012, high=0.031, level=0.9, method="mover"), "mde": 0.02, "line": 14,
+            "lost": None, "won": None, "discordant": (), "message": "TTFT p95 440 ms against 430 ms",
+        }
+    )  # fmt: skip
+    many = tuple(against.model_copy(update={"check": f"not-worse-{index}"}) for index in range(1, checks))
+    verdict = make_verdict().model_copy(
+        update={
+            "outcome": Outcome.FAIL,
+            "release_name": text,
+            "policy": text,
+            "policy_file": text,
+            "decided_by": text,
+            "tool": text,
+            "results": (*make_verdict().results, foreign, slower, against, *many),
+        }
+    )
+    answers = {digests[who]: rows for who, rows in records.items()}
+    return verdict, Backing(reports=(new, load), baselines=(old,), answers=answers)
+
+
 def make_canary(seed: int, defect_at: float | None) -> tuple[list[CanaryTick], list[RequestRecord]]:
     """Ticks of 1 s and 20 requests/s; with a defect half of the candidate's requests fail from `defect_at` on."""
     rng = random.Random(seed)
@@ -355,6 +439,11 @@ def stories() -> list[ReleaseStory]:
 @pytest.fixture(scope="session")
 def verdict() -> Callable[..., Verdict]:
     return make_verdict
+
+
+@pytest.fixture(scope="session")
+def compared() -> Callable[..., tuple[Verdict, Backing]]:
+    return make_compared
 
 
 @pytest.fixture(scope="session")

@@ -31,7 +31,7 @@ def test_quality_repair_and_doubt_are_told_apart(
     assert suite.get("tests") == "3"
     found = suite.findall(f"testcase[@name='ttft-p95']/{tag}")
     assert [node.get("message") for node in found] == ["why"]
-    assert "431 ms [412, 466], ≤ 800 ms, 1,196 values" in (found[0].text or "")
+    assert "431 ms [412, 466], limit ≤ 800 ms, n 1,196" in (found[0].text or "")
     assert suite.findall("testcase[@name='accuracy']/*") == suite.findall("testcase[@name='accuracy']/properties")
 
 
@@ -39,7 +39,7 @@ def test_what_only_warns_passes_with_a_note(verdict: Callable[..., Verdict]) -> 
     root = ElementTree.fromstring(verdict_junit(verdict()).encode())
     assert root.get("failures") == root.get("errors") == root.get("skipped") == "0"
     note = root.findtext("testsuite/testcase[@name='goodput']/system-out")
-    assert note == "INCONCLUSIVE, counts as PASS: goodput was not measured (not measured, ≥ 95 %)"
+    assert note == "INCONCLUSIVE, counts as PASS: goodput was not measured (not measured, limit ≥ 95 %)"
 
 
 def test_scores_are_properties(verdict: Callable[..., Verdict]) -> None:

@@ -36,7 +36,7 @@ def shown(subject: Report | Verdict, file: io.StringIO) -> str:
 @pytest.mark.parametrize("kind", [Screen, io.StringIO])
 def test_a_verdict_shows_its_numbers(kind: type[io.StringIO], verdict: Callable[..., Verdict]) -> None:
     text = shown(verdict(Outcome.FAIL, "too slow"), kind())
-    for part in ("FAIL", "v1.2.0 (4b4b4b4b4b4b)", "96.3 % [89.8, 98.7]", "≤ 800 ms", "1,196", "4 %", "too slow"):
+    for part in ("FAIL", "v1.2.0 (4b4b4b4b4b4b)", "96.3 % [89.8, 98.7]", "≤ 800 ms", "1,196", "4 pp", "too slow"):
         assert part in text
     assert "not measured" in text
     assert "counts as PASS" in text
