@@ -41,7 +41,7 @@ def find_pull(client: Client, repository: str, pull: Pull) -> int:
     The number of a fork's `workflow_run` is asked of GitHub, because nothing a fork wrote can be believed.
 
     Raises:
-        MovedError: it has another head by now, is closed, or there is none.
+        MovedError: it has another head by now, or there is none.
     """
     if pull.number is not None:
         found = client.get(f"/repos/{repository}/pulls/{pull.number}")
