@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from servegate.cli import main, rollout
+from servegate.cli import main
+from servegate.cli.rollout import act
 from servegate.release import Engine, Model, Release
 from servegate.rollout import model
 from servegate.rollout.memory import HistoryLine, Memory
@@ -56,14 +57,15 @@ class Rollout:
         _, version = self.store.load()
         self.state = self.state.model_copy(update=update)
         releases = {item.identity(): item for item in (self.one, self.two)}
-        self.store.save(Memory(state=self.state, releases=releases).model_dump_json(), version, lease)
+        known = Memory(state=self.state, releases=releases, verified=(self.one.identity(),))
+        self.store.save(known.model_dump_json(), version, lease)
 
     def gone(self) -> None:
         holder = self.store.holder()
         assert holder is not None
         self.store.release(holder)
 
-    def settle(self, outcome: str) -> threading.Thread:
+    def settle(self, outcome: str, targets: list[str | None] | None = None) -> threading.Thread:
         """Carry out the next intent, as a controller would."""
 
         def work() -> None:
@@ -71,6 +73,8 @@ class Rollout:
             deadline = time.monotonic() + 30
             while time.monotonic() < deadline:
                 for intent in store.intents():
+                    if targets is not None:
+                        targets.append(intent.target)
                     store.settle(intent, outcome)
                     store.close()
                     return
@@ -134,26 +138,59 @@ def test_history(running: Rollout, capsys: pytest.CaptureFixture[str]) -> None:
     assert document == [line.model_dump(mode="json")]
 
 
-@pytest.mark.parametrize("kind", ["abort", "pause", "resume"])
+@pytest.mark.parametrize("kind", ["abort", "pause", "resume", "promote", "rollback"])
 def test_an_intent_is_left_and_its_outcome_told(
     running: Rollout, capsys: pytest.CaptureFixture[str], kind: str
 ) -> None:
     running.save()
     controller = running.settle("it is done")
-    code, out, _ = run(capsys, kind, "--store", str(running.file), "--reason", "looks odd")
+    more = ("--no-wait",) if kind in ("abort", "rollback") else ()
+    code, out, _ = run(capsys, kind, "--store", str(running.file), "--reason", "looks odd", *more)
     controller.join()
     assert (code, out) == (0, "it is done\n")
 
 
-def test_an_intent_carries_who_and_why(running: Rollout, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_intent_carries_who_and_why_and_is_left_once(running: Rollout, capsys: pytest.CaptureFixture[str]) -> None:
     running.save()
     running.gone()
-    code, out, _ = run(capsys, "abort", "--store", str(running.file), "--reason", "looks odd")
-    assert code == 0
-    assert "no controller has taken it up" in out
+    for _ in range(2):  # the store does not say where the rollout happens, so nobody can take over
+        code, _, err = run(capsys, "abort", "--store", str(running.file), "--reason", "looks odd")
+        assert code == 4
+        assert "abort is not done: left as intent 1; no controller has taken it up yet" in err
     (intent,) = running.store.intents()
     assert (intent.kind, intent.reason) == ("abort", "looks odd")
     assert "@" in intent.by
+
+
+def test_promotion_by_force_needs_a_reason(running: Rollout, capsys: pytest.CaptureFixture[str]) -> None:
+    running.save()
+    code, _, err = run(capsys, "promote", "--force", "--store", str(running.file))
+    assert (code, "--force needs --reason" in err) == (2, True)
+    controller = running.settle("all traffic")
+    assert run(capsys, "promote", "--force", "--reason", "hotfix", "--store", str(running.file))[0] == 0
+    controller.join()
+
+
+def test_a_release_to_go_back_to_is_named_or_brought_along(
+    running: Rollout, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    running.save()
+    code, _, err = run(capsys, "rollback", "v9", "--store", str(running.file))
+    assert (code, "no verified release is called 'v9'; there are v1 (" in err) == (2, True)
+    file = tmp_path / "v2.json"
+    running.two.write(file)
+    code, _, err = run(capsys, "rollback", "v1", "--release", str(file), "--store", str(running.file))
+    assert (code, "not both" in err) == (2, True)
+    for arguments, target in (
+        (("v1",), running.one.identity()),
+        ((running.one.id,), running.one.identity()),
+        (("--release", str(file)), running.two.model_dump_json()),
+    ):
+        found: list[str | None] = []
+        controller = running.settle("rolling back", found)
+        assert run(capsys, "rollback", *arguments, "--no-wait", "--store", str(running.file))[0] == 0
+        controller.join()
+        assert found == [target]
 
 
 def test_a_refusal_is_a_usage_error(running: Rollout, capsys: pytest.CaptureFixture[str]) -> None:
@@ -169,9 +206,9 @@ def test_an_intent_as_json(
     running: Rollout, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     running.save()
-    monkeypatch.setattr(rollout, "WAIT", 0.0)
+    monkeypatch.setattr(act, "WAIT", 0.0)
     code, out, _ = run(capsys, "abort", "--json", "--store", str(running.file))
-    assert code == 0
+    assert code == 4
     assert json.loads(out) == {"intent": 1, "kind": "abort", "outcome": None}
 
 

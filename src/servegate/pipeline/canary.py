@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from servegate import smoke
+from servegate.config import validate
 from servegate.endpoint import Endpoint
+from servegate.errors import ConfigError, ExitCode
 from servegate.release import Release
+from servegate.report.live import PlanFacts
 from servegate.report.records import CanaryTick
 from servegate.report.verdict import Verdict
 from servegate.rollout.controller import Controller
-from servegate.rollout.model import State
+from servegate.rollout.memory import Memory
+from servegate.rollout.model import Phase, State
 from servegate.rollout.plan import Plan
 from servegate.rollout.ports import Router, Source, Store, Workload
+from servegate.rollout.prepare import FindVerdict
+
+UNDECIDED = ("held", "inconclusive", "unwatched")
+"""Causes of a rollback that say nothing about the release."""
 
 
 class Ports(Protocol):
@@ -61,18 +69,9 @@ def roll_out(
         InfrastructureError: the machine cannot go on.
     """
 
-    def holds(url: str, expected: Release) -> tuple[bool, str]:
-        report = smoke.run(Endpoint(url, expected.model.served_name))
-        problems = [finding.message for finding in report.findings if finding.severity == "error"]
-        return not problems, "; ".join(problems) or "smoke passed"
-
-    controller = Controller(
+    controller = controller_for(
         plan,
-        ports.router,
-        ports.source,
-        ports.workload,
-        ports.store,
-        smoke=holds,
+        ports,
         verdict=lambda digest: verdict if verdict.release == digest else None,
         timeline=timeline,
         on_tick=on_tick,
@@ -80,3 +79,70 @@ def roll_out(
     )
     controller.start(release, stable)
     return controller.run()
+
+
+def controller_for(
+    plan: Plan,
+    ports: Ports,
+    *,
+    verdict: FindVerdict,
+    timeline: Path | None = None,
+    slots: tuple[str, str] = ("blue", "green"),
+    site: Mapping[str, Any] | None = None,
+    on_tick: Callable[[CanaryTick], None] = lambda _: None,
+    on_notice: Callable[[str, str], None] = lambda _level, _message: None,
+) -> Controller:
+    """A controller whose smoke test is ours."""
+    return Controller(
+        plan,
+        ports.router,
+        ports.source,
+        ports.workload,
+        ports.store,
+        smoke=holds,
+        verdict=verdict,
+        slots=slots,
+        timeline=timeline,
+        site=site,
+        on_tick=on_tick,
+        on_notice=on_notice,
+    )
+
+
+def holds(url: str, expected: Release) -> tuple[bool, str]:
+    """Whether a slot passes the smoke test, and why not."""
+    report = smoke.run(Endpoint(url, expected.model.served_name))
+    problems = [finding.message for finding in report.findings if finding.severity == "error"]
+    return not problems, "; ".join(problems) or "smoke passed"
+
+
+def remembered_plan(known: Memory) -> Plan:
+    """The plan of the rollout that a store knows.
+
+    Raises:
+        ConfigError: there is none, or another version of servegate wrote it.
+    """
+    if known.plan is None:
+        raise ConfigError("the store does not say by which plan; start the rollout again with its --plan")
+    return validate(known.plan, Plan, "plan in the store")
+
+
+def shown(plan: Plan, state: State) -> PlanFacts:
+    """What a view must know of the plan."""
+    return PlanFacts(
+        steps=tuple(step.weight for step in plan.steps),
+        releases={slot: item.name for slot, item in state.slots.items()},
+        step_seconds=tuple(step.min_time for step in plan.steps),
+        name=state.slots[state.candidate].name,
+    )
+
+
+def exit_code(state: State) -> ExitCode:
+    """What a command says about where a rollout stands: 0 promoted, 1 rolled back, 3 undecided, 4 not proven."""
+    if state.unproven:
+        return ExitCode.INFRASTRUCTURE
+    if state.phase in (Phase.PROMOTED, Phase.GUARDED):
+        return ExitCode.PASS
+    if state.phase is Phase.ROLLED_BACK:
+        return ExitCode.NO_VERDICT if state.cause in UNDECIDED else ExitCode.GATE_FAILED
+    return ExitCode.NO_VERDICT

@@ -10,6 +10,7 @@ from servegate.evals.item import Item
 from servegate.evals.suite import SuiteConfig
 from servegate.gates.policy import Policy
 from servegate.loadtest.profile import Profile
+from servegate.pipeline.site import MachineSite
 from servegate.release import Release
 from servegate.report.model import Report
 from servegate.report.records import CanaryTick, EvalRecord, RequestRecord
@@ -30,6 +31,7 @@ MODELS: dict[str, type[BaseModel]] = {
     "policy": Policy,
     "plan": Plan,
     "prometheus": PrometheusConfig,
+    "site": MachineSite,
 }
 
 

@@ -180,7 +180,7 @@ def _alert(turn: Turn, intent: Intent) -> str:
     if since is None or _started(key) < since:
         return "nothing to do: it fires since before the release carried traffic"
     turn.change(alerts=(*state.alerts, key)[-KEPT_ALERTS:])
-    reason = f"alert {intent.reason or key} fires"
+    reason = f"alert {intent.reason or key}"
     if intent.kind == "alert-freeze":
         return _stand_still(turn, reason, key)
     if _promoted(turn):

@@ -153,14 +153,20 @@ def _held(turn: Turn) -> None:
     assert held is not None
     if held.back_to is Phase.GUARDED:
         if not guard.danger(turn):
-            turn.wait_for("the alert to be resolved, or a person" if held.cause == "alert" else "a person")
+            turn.wait_for(_held_for(held.cause))
     elif turn.now - held.since > turn.plan.limits.held:
         turn.roll_back("held", f"stood still for {reasons.seconds(turn.now - held.since)}: {state.reason}")
     elif watch.cleared(state, held.cause):
         turn.resume(f"goes on: what it was held for is over ({held.cause})")
     else:
-        turn.wait_for("a person" if held.cause in PEOPLE else f"{held.cause} to recover")
+        turn.wait_for(_held_for(held.cause))
 
 
 def _candidate(state: State) -> str:
     return reasons.name(state, state.candidate)
+
+
+def _held_for(cause: str) -> str:
+    if cause == "alert":
+        return "the alert to be resolved, or a person"
+    return "a person" if cause in PEOPLE else f"{cause} to recover"

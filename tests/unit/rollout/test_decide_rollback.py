@@ -304,7 +304,7 @@ def fire(bench: Bench, kind: str, key: str, number: int) -> str:
 def test_an_alert_rolls_a_guarded_release_back_once() -> None:
     bench = guarded()
     assert fire(bench, "alert-rollback", f"abc@{bench.now}", 11) == "rolling back"
-    assert bench.state.reason == "alert HighErrorRate: 7 % fires"
+    assert bench.state.reason == "alert HighErrorRate: 7 %"
     assert bench.did(SetWeights) == [BLUE_AGAIN]
     assert fire(bench, "alert-rollback", f"abc@{bench.now}", 12).startswith("nothing to do")
 

@@ -103,6 +103,11 @@ class ProcessWorkload:
         # The kernel ends a child with the thread that started it: this one lives as long as we do.
         self._starter = ThreadPoolExecutor(max_workers=1, thread_name_prefix="starter")
 
+    @property
+    def slots(self) -> tuple[str, ...]:
+        """Names of the slots."""
+        return tuple(self._slots)
+
     def ensure(self, slot: str, release: Release, replicas: int) -> None:
         """Make the slot run `release` with `replicas`; returns at once. The same again changes nothing.
 

@@ -1,0 +1,35 @@
+"""`servegate rollout`: move traffic to a release, look at it, hold it, take it back, from any terminal."""
+
+from __future__ import annotations
+
+import click
+
+from servegate.cli.rollout import act, conduct, look
+
+
+@click.group(help="Move traffic to a release, or back.")
+def command() -> None:
+    """Group of the noun.
+
+    Exit codes: 0 promoted, or what was asked is done; 1 rolled back; 2 usage, or refused; 3 undecided; 4 could not be
+    done or not proven.
+    """
+
+
+for _each in (
+    conduct.machine,
+    conduct.start,
+    conduct.guard,
+    look.status,
+    look.watch,
+    look.history,
+    act.pause,
+    act.resume,
+    act.promote,
+    act.abort,
+    act.rollback,
+    look.plan,
+):
+    command.add_command(_each)
+
+__all__ = ["command"]

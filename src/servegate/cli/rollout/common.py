@@ -1,0 +1,173 @@
+"""What the commands of a rollout share: the store, who asks, and running a controller in this terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from servegate.report.verdict import Verdict
+    from servegate.rollout.controller import Controller
+    from servegate.rollout.memory import Memory
+    from servegate.rollout.model import State
+    from servegate.rollout.plan import Plan
+    from servegate.rollout.stores.sqlite import SqliteStore
+
+store_option = click.option(
+    "--store",
+    "file",
+    type=click.Path(path_type=Path),
+    required=True,
+    metavar="FILE",
+    envvar="SERVEGATE_STORE",
+    show_envvar=True,
+    help="The file in which the rollout is remembered.",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+reason_option = click.option("--reason", default="", metavar="TEXT", help="Why; kept in the history.")
+
+
+def open_store(file: Path) -> SqliteStore:
+    """The store; it must be there."""
+    from servegate.rollout.stores.sqlite import SqliteStore
+
+    return SqliteStore(file, create=False)
+
+
+def asker() -> str:
+    """Who sits at this terminal."""
+    import getpass
+    import socket
+
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # no such user in this container
+        user = "somebody"
+    return f"{user}@{socket.gethostname()}"
+
+
+def print_lines(known: Memory, store: SqliteStore) -> None:
+    """Where the rollout stands."""
+    for line in described(known, store):
+        click.echo(line)
+
+
+def described(known: Memory, store: SqliteStore) -> list[str]:
+    """Lines about where the rollout stands, safe for a terminal."""
+    import time
+
+    from servegate.rollout import describe
+
+    return [describe.plain(line) for line in describe.lines(known, plan_of(known), store.holder(), time.time())]
+
+
+def plan_of(known: Memory) -> Plan | None:
+    """The plan as the store has it; None when this version cannot read it."""
+    from servegate.errors import ConfigError
+    from servegate.pipeline.canary import remembered_plan
+
+    try:
+        return remembered_plan(known)
+    except ConfigError:
+        return None
+
+
+def verdicts(files: tuple[Path, ...]) -> Callable[[str], Verdict | None]:
+    """Finds the verdict on a release among files."""
+    from servegate.report.verdict import Verdict
+
+    found = {verdict.release: verdict for verdict in (Verdict.read(file) for file in files)}
+    return found.get
+
+
+@contextmanager
+def taken_over(file: Path, known: Memory, verdict_files: tuple[Path, ...] = ()) -> Iterator[Controller]:
+    """A controller for the rollout that a store knows, at the site it names; it shows what happens in this terminal.
+
+    Raises:
+        ConfigError: the store does not say where the rollout happens, or by which plan.
+        LeaseLostError: somebody else is at work on it.
+    """
+    from servegate.pipeline.canary import controller_for, remembered_plan, shown
+    from servegate.pipeline.site import opened, remembered
+    from servegate.report.live import CanaryView
+
+    plan = remembered_plan(known)
+    with opened(remembered(known.site, str(file))) as place, CanaryView(shown(plan, known.state)) as view:
+        controller = controller_for(
+            plan,
+            place,
+            slots=place.slots,
+            site=place.document,
+            verdict=verdicts(verdict_files),
+            timeline=file.with_name("timeline.jsonl"),
+            on_tick=lambda tick: None if tick.phase == known.state.phase and known.state.phase.finished else view(tick),
+            on_notice=notice,
+        )
+        controller.resume()
+        yield controller
+
+
+def notice(level: str, message: str) -> None:
+    """A line for the person at this terminal; what is only for information is in the view already."""
+    from servegate.rollout.describe import plain
+
+    if level != "info":
+        click.echo(f"{level}: {plain(message)}", err=True)
+
+
+def run(controller: Controller) -> State:
+    """Run to the end; Ctrl-C and SIGTERM leave the traffic as it is and say what that means."""
+    import signal
+
+    from servegate.errors import ExitCode
+
+    def stop(_number: int, _frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        return controller.run()
+    except KeyboardInterrupt:
+        state, plan = controller.state, controller.plan
+        click.echo(f"\nnobody controls {state.rollout} now; the weights stay as they are ({_weights(state)})", err=True)
+        if state.phase.weighted and state.weights[state.candidate] > 0 and plan.on_unwatched != "continue":
+            what = "rolled back" if plan.on_unwatched == "rollback" else "held"
+            click.echo(
+                f"taken up again within {plan.unwatched_after:g} s it goes on; later it is {what} by whoever sees it "
+                f"first (`servegate rollout start` or `watch`); `abort` takes it back now",
+                err=True,
+            )
+        raise SystemExit(ExitCode.INTERRUPTED) from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def finish(state: State, as_json: bool) -> None:
+    """Say how it ended, and end with its exit code."""
+    import json
+
+    from servegate.pipeline.canary import exit_code
+    from servegate.rollout.describe import plain
+
+    if as_json:
+        click.echo(json.dumps(document(state)))
+    else:
+        click.echo(f"{state.rollout}  {state.phase}  {_weights(state)}")
+        for label, text in (("because", state.reason), ("proof", state.proven), ("NOT PROVEN", state.unproven)):
+            if text:
+                click.echo(f"  {label:<10} {plain(text)}")
+    raise SystemExit(int(exit_code(state)))
+
+
+def document(state: State) -> dict[str, Any]:
+    """The state for programs, without what only the next tick needs."""
+    return state.model_dump(mode="json", exclude={"readings": True, "checks": True, "guard": {"checks"}})
+
+
+def _weights(state: State) -> str:
+    return ", ".join(f"{slot} {weight:g} %" for slot, weight in sorted(state.weights.items()))

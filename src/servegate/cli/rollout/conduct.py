@@ -1,0 +1,182 @@
+"""Commands that stay: the machine, a rollout, and the guard after it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from servegate.cli.rollout import common
+from servegate.cli.rollout.common import json_option, store_option
+
+if TYPE_CHECKING:
+    from servegate.rollout.plan import Plan
+    from servegate.rollout.ports import Store
+
+listen_option = click.option(
+    "--listen", metavar="HOST:PORT", help="Accept Alertmanager's webhooks at http://HOST:PORT/alerts."
+)
+token_option = click.option(
+    "--token-file",
+    type=click.Path(path_type=Path),
+    envvar="SERVEGATE_WEBHOOK_TOKEN_FILE",
+    show_envvar=True,
+    help="File with the bearer token that Alertmanager sends.",
+)
+
+
+@click.command(short_help="Keep Envoy and two slots up on this machine.")
+@click.argument("site", type=click.Path(path_type=Path))
+@click.option("--stable", type=click.Path(path_type=Path), help="File of the release that serves, the first time.")
+def machine(site: Path, stable: Path | None) -> None:
+    """Keep Envoy and two slots up on this machine (SITE file) until Ctrl-C: a place to roll out without a cluster."""
+    import signal
+    import time
+
+    from servegate.config import load
+    from servegate.errors import ExitCode
+    from servegate.pipeline.machine import up
+    from servegate.pipeline.site import load_site
+    from servegate.release import Release
+
+    def stop(_number: int, _frame: object) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, stop)
+    where = load_site(site)
+    release = None if stable is None else load(stable, Release)
+    try:
+        with up(where, release, click.echo) as running:
+            while not all(running.ready(slot) for slot in running.serving):
+                time.sleep(0.1)
+            click.echo(f"users connect to {running.envoy.url}; the rollout is remembered in {where.store}")
+            while True:
+                running.envoy.check()
+                time.sleep(0.5)
+    except KeyboardInterrupt:
+        click.echo("ended: Envoy and the engines are down", err=True)
+        raise SystemExit(ExitCode.INTERRUPTED) from None
+
+
+@click.command(short_help="Roll a release out, and stay until the end.")
+@click.argument("release", type=click.Path(path_type=Path))
+@click.option("--site", type=click.Path(path_type=Path), required=True, help="File that says where.")
+@click.option("--plan", type=click.Path(path_type=Path), required=True, help="File of the plan.")
+@click.option(
+    "--verdict",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    required=True,
+    help="File of the gate's verdict on the release; repeatable.",
+)
+@click.option("--stable", type=click.Path(path_type=Path), help="File of the release that serves, the first time.")
+@click.option("--guard", "guarded", is_flag=True, help="Go on watching after the promotion, as `rollout guard` does.")
+@listen_option
+@token_option
+@json_option
+def start(
+    release: Path,
+    site: Path,
+    plan: Path,
+    verdict: tuple[Path, ...],
+    stable: Path | None,
+    guarded: bool,
+    listen: str | None,
+    token_file: Path | None,
+    as_json: bool,
+) -> None:
+    """Roll the RELEASE file out, or go on with it, and stay until it is promoted or rolled back.
+
+    Exit codes: 0 promoted, 1 rolled back, 2 configuration, 3 undecided, 4 could not go on or not proven.
+    """
+    from rich.console import Console
+
+    from servegate.config import load
+    from servegate.errors import ConfigError
+    from servegate.pipeline.canary import controller_for, shown
+    from servegate.pipeline.site import load_site, opened
+    from servegate.release import Release
+    from servegate.report.live import CanaryView
+    from servegate.rollout.model import Phase
+    from servegate.rollout.plan import load_plan
+
+    where, rules, wanted = load_site(site), load_plan(plan), load(release, Release)
+    serving = None if stable is None else load(stable, Release)
+    find = common.verdicts(verdict)
+    if find(wanted.identity()) is None:
+        raise ConfigError(f"none of the verdicts is on {wanted.label()}: {wanted.identity()}")
+    if guarded and rules.guard is None:
+        raise ConfigError(f"plan {rules.name} has no `guard`")
+    console = Console(stderr=as_json)
+    with opened(where) as place, _alerts(rules, place.store, listen, token_file):
+        controller = controller_for(
+            rules,
+            place,
+            verdict=find,
+            slots=place.slots,
+            site=place.document,
+            timeline=where.store.with_name("timeline.jsonl"),
+            on_notice=common.notice,
+        )
+        state = controller.start(wanted, serving)
+        with CanaryView(shown(rules, state), console) as view:
+            controller.on_tick = view
+            state = common.run(controller)
+            if guarded and state.phase is Phase.PROMOTED:
+                controller.request("guard", by=common.asker())
+                state = common.run(controller)
+    common.finish(state, as_json)
+
+
+@click.command(short_help="Watch a promoted release; roll it back if it must.")
+@store_option
+@listen_option
+@token_option
+@json_option
+def guard(file: Path, listen: str | None, token_file: Path | None, as_json: bool) -> None:
+    """Watch a promoted release through the rollback window: objectives, life and alerts still roll it back.
+
+    Exit codes: 0 the window ended well, 1 rolled back, 2 there is nothing to watch, 4 rolled back and not proven.
+    """
+    from servegate.errors import ConfigError
+    from servegate.rollout import memory
+    from servegate.rollout.model import Phase
+
+    store = common.open_store(file)
+    try:
+        found, _ = memory.load(store)
+    finally:
+        store.close()
+    if found is None:
+        raise ConfigError(f"{file}: no rollout yet: there is nothing to watch")
+    with common.taken_over(file, found) as controller, _alerts(controller.plan, controller.store, listen, token_file):
+        if found.state.phase is Phase.PROMOTED:
+            controller.request("guard", by=common.asker())
+        state = common.run(controller)
+    if state.phase is Phase.PROMOTED and (state.guard is None or not state.guard.ended):
+        raise ConfigError(f"{state.rollout}: the plan has no guard, or its window is over")
+    common.finish(state, as_json)
+
+
+@contextmanager
+def _alerts(plan: Plan, store: Store, listen: str | None, token_file: Path | None) -> Iterator[None]:
+    """Accept webhooks while the context lasts, where they are wanted."""
+    from servegate.errors import ConfigError
+
+    if listen is None:
+        yield
+        return
+    from servegate.rollout.alerts import listening
+
+    if token_file is None:
+        raise ConfigError("--listen needs --token-file: whoever may send alerts may roll back")
+    try:
+        token = token_file.read_text("utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{token_file}: cannot be read: {error}") from error
+    with listening(plan, store, listen, token, common.notice) as url:
+        click.echo(f"alerts are accepted at {url}", err=True)
+        yield

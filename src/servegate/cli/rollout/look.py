@@ -1,0 +1,167 @@
+"""Commands that look at a rollout, or at a plan before it is used. They change nothing, but `watch` may take over."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from servegate.cli.rollout import common
+from servegate.cli.rollout.common import json_option, store_option
+
+if TYPE_CHECKING:
+    from servegate.rollout.memory import Memory
+    from servegate.rollout.stores.sqlite import SqliteStore
+
+LOOK_EVERY = 0.5
+"""Seconds between two looks of `watch`."""
+
+
+@click.command(short_help="Where it stands and what it waits for.")
+@store_option
+@json_option
+def status(file: Path, as_json: bool) -> None:
+    """Say where the rollout stands, how near each check is, and what it waits for."""
+    import time
+
+    from servegate.rollout import describe, memory
+
+    store = common.open_store(file)
+    try:
+        found, _ = memory.load(store)
+        if found is None:
+            click.echo("{}" if as_json else "no rollout yet")
+            return
+        if not as_json:
+            common.print_lines(found, store)
+            return
+        holder = store.holder()
+        present = holder.holder if holder is not None and describe.alive(holder, time.time()) else None
+        click.echo(json.dumps({**common.document(found.state), "controller": present}, indent=1))
+    finally:
+        store.close()
+
+
+@click.command(short_help="Follow it to its end.")
+@store_option
+@click.option("--look-only", is_flag=True, help="Do not take over when no controller is at work.")
+def watch(file: Path, look_only: bool) -> None:
+    """Follow the rollout until it ends; takes over when its controller is dead.
+
+    Ends with the exit code of the rollout: 0 promoted, 1 rolled back, 3 undecided, 4 not proven.
+    """
+    from servegate.errors import ConfigError
+    from servegate.rollout import memory
+
+    store = common.open_store(file)
+    try:
+        found, _ = memory.load(store)
+        if found is None:
+            raise ConfigError(f"{file}: no rollout yet: there is nothing to watch")
+        found, ended = _follow(store, found, take_over=not look_only)
+    finally:
+        store.close()
+    if ended:
+        common.finish(found.state, as_json=False)
+    click.echo("no controller is at work on it: taking over")
+    with common.taken_over(file, found) as controller:
+        state = common.run(controller)
+    common.finish(state, as_json=False)
+
+
+def _follow(store: SqliteStore, found: Memory, *, take_over: bool) -> tuple[Memory, bool]:
+    """Show the rollout until it has ended (True), or until nobody is at work on it and we are to take over (False)."""
+    import time
+
+    from rich.console import Console
+    from rich.live import Live
+    from rich.text import Text
+
+    from servegate.report.terminal import interactive
+    from servegate.rollout import describe, memory
+
+    console = Console()
+    shown = ""
+    with Live(console=console, auto_refresh=False) if interactive(console) else _Lines() as view:
+        while True:
+            latest, _ = memory.load(store)
+            found = latest or found
+            text = "\n".join(common.described(found, store))
+            news = f"{found.state.phase} {found.state.step} {found.state.reason}"
+            if isinstance(view, Live):
+                view.update(Text(text), refresh=True)
+            elif news != shown:
+                click.echo(text)
+            shown = news
+            if found.state.phase.finished:
+                return found, True
+            if take_over and not describe.alive(store.holder(), time.time()):
+                return found, False
+            time.sleep(LOOK_EVERY)
+
+
+class _Lines:
+    """Stands in for the live view where nobody looks at a terminal."""
+
+    def __enter__(self) -> _Lines:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing to give back."""
+
+
+@click.command(short_help="What was decided, when, why, by whom.")
+@store_option
+@json_option
+def history(file: Path, as_json: bool) -> None:
+    """List what was decided, when, why and by whom."""
+    from servegate.rollout import describe, memory
+
+    store = common.open_store(file)
+    try:
+        lines = memory.history(store)
+    finally:
+        store.close()
+    if as_json:
+        click.echo(json.dumps([line.model_dump(mode="json") for line in lines], indent=1, ensure_ascii=False))
+        return
+    for line in lines:
+        weights = " ".join(f"{slot} {weight:g} %" for slot, weight in sorted(line.weights.items()))
+        click.echo(f"{describe.clock(line.at)}  {line.phase:<12} {describe.plain(line.release)}  {weights}")
+        click.echo(f"  {describe.plain(line.reason)}")
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@json_option
+def plan(file: Path, as_json: bool) -> None:
+    """Check a plan FILE and print it as steps with times."""
+    from servegate.rollout.plan import load_plan
+
+    checked = load_plan(file)
+    if as_json:
+        click.echo(json.dumps({**checked.model_dump(mode="json"), "sha256": checked.identity()}, indent=1))
+        return
+    rate = checked.expect.requests_per_second
+    click.echo(f"{checked.name}  {checked.identity()}")
+    click.echo(f"  for {rate:g} requests/s, a look every {checked.tick:g} s")
+    click.echo("  earliest  share   at least")
+    at = 0.0
+    for step in checked.steps:
+        lasts = max(step.min_time, step.min_requests / (rate * step.weight / 100))
+        needs = f"{step.min_time:g} s" + (f" and {step.min_requests} requests" if step.min_requests else "")
+        click.echo(f"  {_duration(at):>8}  {step.weight:4g} %  {needs}")
+        at += lasts
+    click.echo(f"  {_duration(at):>8}  promoted")
+    click.echo(
+        f"  a healthy release is rolled back in at most {checked.alpha * 100:g} % of rollouts; checks and shares:"
+    )
+    for check in checked.checks:
+        click.echo(f"    {check.name:<16} {check.kind:<18} {check.share * 100:g} %")
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}:{rest:02d} min" if minutes else f"{rest} s"

@@ -1,0 +1,91 @@
+"""Slots whose owner is another process: what is asked, what is answered, and who may ask."""
+
+from __future__ import annotations
+
+import stat
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from servegate.errors import ConfigError, InfrastructureError
+from servegate.process import free_ports
+from servegate.release import Engine, Model, Release
+from servegate.rollout.workloads.processes import Launch, ProcessWorkload
+from servegate.rollout.workloads.supervised import Supervised, serve
+
+ENGINE = Path(__file__).parent / "engine.py"
+
+
+def release(name: str = "v1") -> Release:
+    return Release(name=name, model=Model(uri="file:///m", served_name="m"), engine=Engine(name="vllm", version="1"))
+
+
+@pytest.fixture
+def owned(tmp_path: Path) -> Iterator[tuple[ProcessWorkload, Supervised]]:
+    def launch(_slot: str, item: Release, port: int) -> Launch:
+        return Launch([sys.executable, str(ENGINE), str(port), item.model.served_name])
+
+    ports = free_ports(2)
+    workload = ProcessWorkload(launch, {"blue": [ports[0]], "green": [ports[1]]}, tmp_path / "logs", drain=0.0, grace=5)
+    try:
+        with serve(workload, tmp_path / "s.sock"):
+            yield workload, Supervised(tmp_path / "s.sock")
+    finally:
+        workload.close()
+
+
+def test_what_is_asked_over_the_socket_happens(owned: tuple[ProcessWorkload, Supervised]) -> None:
+    workload, remote = owned
+    assert remote.status("blue").release is None
+    remote.ensure("blue", release(), 1)
+    status = remote.status("blue")
+    assert (status.release, status.replicas) == (release().identity(), 1)
+    assert remote.address("blue") == workload.address("blue")
+    (target,) = remote.targets()
+    assert (target.pod, target.slot, target.release) == ("blue/0", "blue", release().identity())
+    remote.scale("blue", 0)
+    assert remote.status("blue").release is None
+
+
+def test_what_is_wrong_is_said_in_the_owners_words(owned: tuple[ProcessWorkload, Supervised]) -> None:
+    _, remote = owned
+    with pytest.raises(ConfigError, match="no slot 'red'"):
+        remote.status("red")
+    with pytest.raises(ConfigError, match="has 1 ports; 2 replicas"):
+        remote.ensure("blue", release(), 2)
+    with pytest.raises(ConfigError, match="nothing can be done"):
+        remote._ask("PUT", "/else", {})
+    with pytest.raises(ConfigError, match="nothing is known"):
+        remote._ask("GET", "/else")
+    with pytest.raises(ConfigError):
+        remote._ask("PUT", "/slots/blue", {"release": {"name": "x"}, "replicas": 1})
+
+
+def test_only_the_user_may_ask_and_only_one_owns(owned: tuple[ProcessWorkload, Supervised], tmp_path: Path) -> None:
+    workload, remote = owned
+    assert stat.S_IMODE(remote.path.stat().st_mode) == 0o600
+    with pytest.raises(ConfigError, match="another process owns"), serve(workload, remote.path):
+        pass
+    with pytest.raises(ConfigError, match="too long"), serve(workload, tmp_path / ("x" * 120)):
+        pass
+
+
+def test_an_owner_that_is_gone_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InfrastructureError, match=r"rollout machine"):
+        Supervised(tmp_path / "s.sock").status("blue")
+
+
+def test_a_socket_that_a_killed_owner_left_is_taken_over(tmp_path: Path) -> None:
+    import socket
+
+    path = tmp_path / "s.sock"
+    left = socket.socket(socket.AF_UNIX)
+    left.bind(str(path))
+    left.close()
+    workload = ProcessWorkload(lambda *_: Launch([]), {"blue": [1]}, tmp_path / "logs")
+    with serve(workload, path):
+        assert Supervised(path).status("blue").ready == 0
+    assert not path.exists()
+    workload.close()
