@@ -33,8 +33,8 @@ test: $(READY) ## unit tests and the local end to end with the simulator
 	@$(BIN)/python -m pytest -n 2 --dist loadfile tests/unit
 	@$(BIN)/python -m pytest -n 2 --dist loadfile tests/e2e
 
-test-all: $(READY) chromium prometheus ## what `make test` leaves out: a real browser, Prometheus and engine
-	@$(BIN)/python -m pytest tests/browser tests/prometheus tests/engine
+test-all: $(READY) chromium prometheus image-tools ## what `make test` leaves out: a real browser, Prometheus, image builds, the engine
+	@$(BIN)/python -m pytest tests/browser tests/prometheus tests/image tests/engine
 
 # A browser to look at the report with; Debian's package, because no other source is as easy to trust.
 .PHONY: chromium
@@ -48,11 +48,20 @@ prometheus:
 		apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
 		apt-get install -qq -y --no-install-recommends prometheus >/dev/null; }
 
+# Image builds without a container engine, and a registry to push to. RUNLEVEL: no service is started.
+.PHONY: image-tools
+image-tools:
+	@(for tool in buildah skopeo docker-registry debootstrap runc; do command -v $$tool || exit 1; done) >/dev/null || { \
+		echo "Installing buildah, skopeo, docker-registry, debootstrap, runc (Debian packages)"; apt-get update -qq && \
+		RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends \
+			buildah skopeo docker-registry debootstrap runc >/dev/null; }
+
 bench: $(READY) ## the measured claims, with the machine they were measured on
 	@$(BIN)/python benchmarks/run.py
 
-check: $(READY) ## lint, format, types, import directions, published schemas
+check: $(READY) ## lint, format, types, import directions, published schemas, Dockerfile
 	@$(BIN)/ruff check .
+	@$(BIN)/hadolint Dockerfile
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo

@@ -23,6 +23,7 @@ NOUNS = {
     "gate": "Judge reports by a policy.",
     "rollout": "Move traffic to a release, or back.",
     "report": "Show a report, a verdict or a canary timeline.",
+    "image": "Build the image that serves.",
     "release": "Describe and hash what a slot serves.",
     "simulator": "A stand-in for vLLM where there is no GPU.",
     "schema": "JSON Schemas of contracts and configuration files.",

@@ -1,0 +1,88 @@
+"""A registry, a base image and a builder of each kind: real ones, without a container engine."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from image_base import Machine, go_tools, push_base, storage
+
+from servegate.process import Child, free_ports
+
+
+@pytest.fixture(scope="session")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    folder = tmp_path_factory.mktemp("registry")
+    (port,) = free_ports(1)
+    config = folder / "config.yml"
+    config.write_text(
+        f"version: 0.1\nstorage:\n  filesystem:\n    rootdirectory: {folder}/data\nhttp:\n  addr: 127.0.0.1:{port}\n",
+        "utf-8",
+    )
+    child = Child("registry", ["docker-registry", "serve", str(config)], folder / "log")
+    try:
+        _wait_for_http(child, port)
+        yield f"127.0.0.1:{port}"
+    finally:
+        child.stop()
+
+
+def _wait_for_http(child: Child, port: int) -> None:
+    while True:
+        child.check()
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=2)
+        try:
+            connection.request("GET", "/v2/")
+            connection.getresponse().read()
+            return
+        except OSError:
+            child.wait(0.1)
+        finally:
+            connection.close()
+
+
+@pytest.fixture(scope="session")
+def machine(registry: str) -> Iterator[Machine]:
+    # Not pytest's folder: what a killed run leaves mounted must not be in the way of the next one.
+    folder = Path(tempfile.mkdtemp(prefix="servegate-image-test-"))
+    env = storage(folder)
+    try:
+        yield Machine(registry, push_base(f"{registry}/base/vllm", env), env, folder)
+    finally:
+        subprocess.run(["buildah", "umount", "--all"], env=env, check=True, capture_output=True)
+        mounts = [line.split()[1] for line in Path("/proc/self/mounts").read_text("utf-8").splitlines()]
+        for mount in sorted((mount for mount in mounts if mount.startswith(f"{folder}/")), reverse=True):
+            subprocess.run(["umount", mount], check=True)
+        shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def buildkit(machine: Machine, registry: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
+    """The same machine with a BuildKit daemon, and buildx talking to it."""
+    folder = tmp_path_factory.mktemp("buildkit")
+    tools = go_tools(Path(__file__).parent / "tools")
+    config = folder / "buildkitd.toml"
+    config.write_text(f'[registry."{registry}"]\nhttp = true\n', "utf-8")
+    socket = f"unix://{folder}/socket"
+    command = [str(tools / "buildkitd"), "--config", str(config), "--root", str(folder / "root"), "--addr", socket]
+    command += ["--oci-worker=true", "--containerd-worker=false", "--oci-worker-binary=runc", "--oci-worker-net=host"]
+    path = {"PATH": f"{tools}:{os.environ['PATH']}", "BUILDX_CONFIG": str(folder / "buildx")}
+    daemon = Child("buildkitd", command, folder / "log", env=path)
+    try:
+        deadline = time.monotonic() + 60
+        while not (folder / "socket").exists():
+            daemon.check()
+            assert time.monotonic() < deadline, (folder / "log").read_text("utf-8")
+            daemon.wait(0.1)
+        create = [str(tools / "buildx"), "create", "--name", "tests", "--driver", "remote", "--use", socket]
+        subprocess.run(create, env={**os.environ, **path}, check=True, capture_output=True)
+        yield Machine(machine.registry, machine.base, {**machine.env, **path}, machine.folder)
+    finally:
+        daemon.stop()

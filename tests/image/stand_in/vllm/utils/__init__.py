@@ -1,0 +1,1 @@
+"""Where newer versions of vLLM have their parser."""
