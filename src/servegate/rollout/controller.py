@@ -342,7 +342,7 @@ class Controller:
             self.on_notice("info", f"no route to take over yet: {error}")
         state = self.state
         wanted = [state.stable]
-        if state.phase is Phase.PREPARING or state.phase.weighted:
+        if state.ensured and (state.phase is Phase.PREPARING or state.phase.weighted):
             wanted.append(state.candidate)
         for slot in wanted:
             status = self._status(slot)
