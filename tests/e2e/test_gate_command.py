@@ -149,3 +149,25 @@ def test_another_tools_result_is_imported_and_judged(tmp_path: Path) -> None:
     wrong = command("import", "lm-eval", foreign, *arguments)
     assert (wrong.returncode, wrong.stdout) == (2, "")
     assert "is not a result of lm-eval" in wrong.stderr
+
+
+def test_a_baseline_is_blessed_shown_found_and_listed(tmp_path: Path) -> None:
+    folder, old = tmp_path / "baselines", report(tmp_path, 0.85, 0.95)
+    arguments = ("--baselines", folder)
+    nothing = command("baseline", "show", *arguments)
+    assert (nothing.returncode, nothing.stdout) == (2, "")
+    assert "servegate gate bless" in nothing.stderr
+    assert command("bless", old, *arguments).returncode == 2  # without a reason
+    blessed = command("bless", old, *arguments, "--reason", "first", "--author", "kim")
+    assert (blessed.returncode, blessed.stderr) == (0, "")
+    assert "by kim: first" in blessed.stdout
+    assert json.loads(command("baseline", "show", *arguments, "--json").stdout)["reports"]["eval/support"]
+    assert "kim: first" in command("baseline", "list", *arguments).stdout
+    rules = tmp_path / "p.yaml"
+    rules.write_text(
+        "version: 1\nname: p\nchecks:\n- {id: a, report: eval, measure: accuracy, baseline: {margin: 10pp}}\n"
+    )
+    new = tmp_path / "new.json"
+    Report.read(old).model_copy(update={"subject": Subject(release="sha256:" + "b" * 64, name="v2")}).write(new)
+    judged = run("--policy", rules, "--baseline", folder, "--json", new)
+    assert json.loads(judged.stdout)["results"][0]["baseline_report"] == Report.read(old).identity()

@@ -6,10 +6,16 @@ from pathlib import Path
 
 import click
 
+from servegate.cli import gate_baseline
+
 
 @click.group(help="Judge reports by a policy.")
 def command() -> None:
     """Group of the noun."""
+
+
+command.add_command(gate_baseline.bless)
+command.add_command(gate_baseline.baseline)
 
 
 @command.command()
@@ -21,7 +27,7 @@ def command() -> None:
     "baselines",
     multiple=True,
     type=click.Path(path_type=Path),
-    help="Report of the release to compare with; once per report.",
+    help="Report of the release to compare with, once per report; or a folder of baselines (default: gates/baselines).",
 )
 @click.option("--release", help="Release file or digest that is judged; default: the one the reports are of.")
 @click.option("--output", type=click.Path(path_type=Path), help="Write the verdict there.")
@@ -56,15 +62,16 @@ def check(
 
     from servegate.cli.actions import log, workflow_run
     from servegate.errors import ServegateError
-    from servegate.gates.files import decide, load_backing
+    from servegate.gates.files import decide, find_baselines, load_backing
     from servegate.report.backing import Backing
     from servegate.report.views import write_views
 
     run = workflow_run(github, comment)
     key = (comment_key or policy.stem) if comment else None
     try:
-        verdict = decide(policy, reports, baselines, release, now=time.time())
-        backing = load_backing(reports, baselines) if summary or html or run else Backing()
+        known = find_baselines(policy, baselines)
+        verdict = decide(policy, reports, known, release, now=time.time())
+        backing = load_backing(reports, known) if summary or html or run else Backing()
         if output is not None:
             verdict.write(output)
         write_views(verdict, backing, summary=summary, junit=junit, html=html)
@@ -97,7 +104,7 @@ def check(
     "baselines",
     multiple=True,
     type=click.Path(path_type=Path),
-    help="Report of the model as it is; once per report.",
+    help="Report of the model as it is, once per report; or a folder of baselines (default: gates/baselines).",
 )
 @click.option(
     "--again",

@@ -124,6 +124,15 @@ def _discordance(text: str) -> str:
 FINGERPRINT = (*(name for name in Conditions.model_fields if name != "other"), "model", "engine_version")
 
 
+def condition_name(name: str) -> str:
+    """Check the name of a condition that may differ. Raises ValueError with the nearest one."""
+    if name not in FINGERPRINT and not name.startswith("other."):
+        near = difflib.get_close_matches(name, FINGERPRINT, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(FINGERPRINT)}, other.…"
+        raise ValueError(f"{name!r} is not a condition; {hint}")
+    return name
+
+
 class Baseline(Config):
     """A comparison with the report of an earlier release: not worse than by a margin, at a confidence."""
 
@@ -159,12 +168,7 @@ class Baseline(Config):
     @field_validator("allow", mode="after")
     @classmethod
     def _known(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for name in value:
-            if name not in FINGERPRINT and not name.startswith("other."):
-                near = difflib.get_close_matches(name, FINGERPRINT, n=1)
-                hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(FINGERPRINT)}, other.…"
-                raise ValueError(f"{name!r} is not a condition; {hint}")
-        return value
+        return tuple(condition_name(name) for name in value)
 
     @property
     def accepted(self) -> Margin:

@@ -12,6 +12,7 @@ from servegate.config import load
 from servegate.contract import sha256_file
 from servegate.endpoint import EndpointFacts
 from servegate.errors import ConfigError
+from servegate.gates import baseline_files
 from servegate.gates.evaluate import evaluate
 from servegate.gates.place import place
 from servegate.gates.plan import Planned, plan
@@ -34,7 +35,7 @@ def decide(
     Args:
         policy: policy file.
         reports: report files of the candidate.
-        baselines: report files of the release to compare with.
+        baselines: report files of the release to compare with (see `find_baselines`).
         release: release file or digest; None: the one the reports are of.
         now: seconds since the Unix epoch.
 
@@ -49,6 +50,20 @@ def decide(
     judged = None if release is None else load_release(release)
     verdict = evaluate(rules, given, before, answers=answers, release=judged, now=now, decided_by=decider())
     return place(verdict, policy)
+
+
+def find_baselines(policy: Path, given: Sequence[Path]) -> tuple[Path, ...]:
+    """Report files to compare with.
+
+    Args:
+        policy: policy file.
+        given: report files, or a folder of baselines; none: the folder at its usual place, where a check needs one.
+
+    Raises:
+        ConfigError: a file is wrong, or a folder holds no baselines.
+    """
+    compares = any(check.baseline is not None for check in load_policy(policy).checks)
+    return baseline_files.found(given).reports if given or compares else ()
 
 
 def adapt(
@@ -109,15 +124,17 @@ def foresee(policy: Path, baselines: Sequence[Path], again: Sequence[Path]) -> l
 
     Args:
         policy: policy file.
-        baselines: report files of the model as it is.
+        baselines: report files of the model as it is, or a folder of baselines; none: the folder at its usual place.
         again: report files of a second run of the same model.
 
     Raises:
         ConfigError: a file is wrong, or two reports fit where one is meant.
     """
-    first, second = load_reports(baselines), load_reports(again)
-    answers = load_answers([*baselines, *again], [*first, *second])
-    return plan(load_policy(policy), first, second, answers=answers)
+    known = baseline_files.found(baselines)
+    files, more = known.reports, [*again, *(() if again else known.again)]
+    first, second = load_reports(files), load_reports(more)
+    answers = load_answers([*files, *more], [*first, *second])
+    return plan(load_policy(policy), first, second, answers=answers, noise=known.noise)
 
 
 def load_policy(path: Path) -> Policy:
@@ -171,6 +188,12 @@ def load_release(text: str) -> Release | str:
     if text.startswith("sha256:"):
         raise ConfigError(f"{text[:80]!r} is not a digest: sha256: and 64 hex digits")
     return load(Path(text), Release)
+
+
+def asker() -> str:
+    """Who asks for something, for the record: who started the workflow, else the user."""
+    env = os.environ
+    return env["GITHUB_ACTOR"] if env.get("GITHUB_ACTIONS") == "true" and env.get("GITHUB_ACTOR") else decider()
 
 
 def decider() -> str:

@@ -8,19 +8,20 @@ second run of it (A/A), and the first is refused here with the numbers that woul
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from scipy import special
 
 from servegate.gates.checks import Baseline, Check
-from servegate.gates.pairs import Answers, Pairs, answers_of, pair
+from servegate.gates.noise import Noise, of_repeats, of_runs
+from servegate.gates.pairs import Answers, answers_of
 from servegate.gates.policy import Policy
 from servegate.gates.select import find_measure, find_report
 from servegate.gates.units import KNOWN, fraction
 from servegate.report.format import clean, plain_line, quantity
 from servegate.report.model import Measure, Report
-from servegate.stats.paired import non_inferiority
 from servegate.stats.power import (
     Chance,
     differences,
@@ -65,7 +66,12 @@ class Planned:
 
 
 def plan(
-    policy: Policy, baseline: Sequence[Report], again: Sequence[Report] = (), *, answers: Answers | None = None
+    policy: Policy,
+    baseline: Sequence[Report],
+    again: Sequence[Report] = (),
+    *,
+    answers: Answers | None = None,
+    noise: Mapping[str, Sequence[Noise]] = MappingProxyType({}),
 ) -> list[Planned]:
     """Plan every check of a policy.
 
@@ -74,14 +80,21 @@ def plan(
         baseline: reports of the model as it is.
         again: second reports of the same model, measured the same way: the A/A run.
         answers: records behind both, by digest of the sidecar.
+        noise: what was found out before of the noise of a report, by its digest; where there is no second run.
 
     Raises:
         ConfigError: two reports where one is meant.
     """
-    return [_plan(check, baseline, again, answers or {}) for check in policy.checks]
+    return [_plan(check, baseline, again, answers or {}, noise) for check in policy.checks]
 
 
-def _plan(check: Check, baseline: Sequence[Report], again: Sequence[Report], answers: Answers) -> Planned:
+def _plan(
+    check: Check,
+    baseline: Sequence[Report],
+    again: Sequence[Report],
+    answers: Answers,
+    kept: Mapping[str, Sequence[Noise]],
+) -> Planned:
     if check.no_findings is not None:
         return Planned(check.id, note="findings are counted, not estimated")
     report = find_report(check.report, baseline)
@@ -101,54 +114,39 @@ def _plan(check: Check, baseline: Sequence[Report], again: Sequence[Report], ans
     own = answers_of(measure, report, answers) if higher else "only scores are paired"
     if isinstance(own, str):
         return _unpaired(check, rule, measure, measure.value, own)
-    second = _second(check, report, again, answers)
-    if isinstance(second, Pairs):
-        return _paired(check, rule, measure.value, second)
+    noise = _known_noise(report, measure, again, answers, kept.get(report.identity(), ()))
+    if isinstance(noise, Noise):
+        return _noisy(check, rule, measure.value, noise)
     if rule.discordance is None:
-        return _unknown(check, f"needs an A/A run, or a declared `discordance`: {second}")
+        return _unknown(check, f"needs an A/A run, or a declared `discordance`: {noise}")
     n = rule.looks[-1] if rule.looks else len({record.id for record in own})
     how = f"declared discordance {rule.discordance}"
     return _scored(check, rule, measure.value, n, fraction(rule.discordance), how)
 
 
-def _second(check: Check, report: Report, again: Sequence[Report], answers: Answers) -> Pairs | str:
-    """The A/A run, paired."""
+def _known_noise(
+    report: Report, measure: Measure, again: Sequence[Report], answers: Answers, kept: Sequence[Noise]
+) -> Noise | str:
+    """From the second run, else as it was kept with the baseline, else from repeats."""
     other = find_report(f"{report.kind}/{report.name}", again)
-    if isinstance(other, str):
-        return other
-    if other.void is not None:
-        return f"the second run is void: {other.void.code}"
-    if other.identity() == report.identity():
-        return "the second run is the first"
-    first, second = find_measure(check.target, report), find_measure(check.target, other)
-    if isinstance(first, str) or isinstance(second, str):
-        return "the second run has no such measure"
-    one, two = answers_of(first, report, answers), answers_of(second, other, answers)
-    if isinstance(one, str) or isinstance(two, str):
-        return "the answers of both runs are needed"
-    found = pair(two, one)
-    return found if found.ids else "the two runs share no item"
+    if not isinstance(other, str):
+        return of_runs(measure, report, other, answers)
+    found = next((noise for noise in kept if noise.measure == measure.key), None)
+    repeated = of_repeats(measure, report, answers) if found is None else found
+    return repeated if isinstance(repeated, Noise) else other
 
 
-def _paired(check: Check, rule: Baseline, value: float, twice: Pairs) -> Planned:
-    binary = all(score in (0.0, 1.0) for score in (*twice.candidate, *twice.baseline))
-    n = rule.looks[-1] if rule.looks else len(twice.ids)
-    if binary and twice.clusters is None:
-        differing = sum(a != b for a, b in zip(twice.candidate, twice.baseline, strict=True))
-        share = differing / len(twice.ids)
+def _noisy(check: Check, rule: Baseline, value: float, noise: Noise) -> Planned:
+    n = rule.looks[-1] if rule.looks else noise.items
+    how = noise.words()
+    if noise.differing is not None:
         # Nothing differed in a few hundred items: that is less than one in so many, not never.
-        share = max(share, 1 / len(twice.ids))
-        how = f"A/A: {differing:,} of {len(twice.ids):,} items differ"
+        share = max(noise.differing, 1) / noise.items
         return _scored(check, rule, value, n, share, how)
-    found = non_inferiority(
-        twice.candidate, twice.baseline, rule.accepted.loss(value), confidence=1 - rule.alpha, clusters=twice.clusters
-    )
-    if found.error is None or found.error == 0:
+    if not noise.error:
         return _unknown(check, "the A/A run has no variance")
-    per_item = found.error * math.sqrt(len(twice.ids))
-    groups = found.clusters / len(twice.ids)
-    how = f"A/A: standard error {found.error * 100:.2f} pp over {found.clusters:,} clusters"
-    return _continuous(check, rule, value, n, per_item, groups, how)
+    per_item = noise.error * math.sqrt(noise.items)
+    return _continuous(check, rule, value, n, per_item, noise.clusters / noise.items, how)
 
 
 def _scored(check: Check, rule: Baseline, value: float, n: int, discordance: float, how: str) -> Planned:

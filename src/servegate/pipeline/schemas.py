@@ -8,6 +8,7 @@ from pydantic import BaseModel
 
 from servegate.evals.item import Item
 from servegate.evals.suite import SuiteConfig
+from servegate.gates.baseline import Blessing
 from servegate.gates.policy import Policy
 from servegate.loadtest.profile import Profile
 from servegate.pipeline.site import MachineSite
@@ -29,6 +30,7 @@ MODELS: dict[str, type[BaseModel]] = {
     "item": Item,
     "profile": Profile,
     "policy": Policy,
+    "baseline": Blessing,
     "plan": Plan,
     "prometheus": PrometheusConfig,
     "site": MachineSite,
