@@ -138,7 +138,7 @@ def test_history(running: Rollout, capsys: pytest.CaptureFixture[str]) -> None:
     assert document == [line.model_dump(mode="json")]
 
 
-@pytest.mark.parametrize("kind", ["abort", "pause", "resume", "promote", "rollback"])
+@pytest.mark.parametrize("kind", ["abort", "pause", "resume", "promote", "approve", "rollback"])
 def test_an_intent_is_left_and_its_outcome_told(
     running: Rollout, capsys: pytest.CaptureFixture[str], kind: str
 ) -> None:

@@ -34,6 +34,7 @@ from servegate.rollout.deltas import BucketError, between
 from servegate.rollout.leading import Leadership
 from servegate.rollout.memory import HistoryLine, Memory, append_line
 from servegate.rollout.model import Action, Decision, Observation, Phase, Readings, SlotDelta, State
+from servegate.rollout.notify import Notifier
 from servegate.rollout.plan import Plan
 from servegate.rollout.ports import (
     ConflictError,
@@ -52,7 +53,7 @@ from servegate.rollout.prepare import FindVerdict, Preparations, Probe
 MAX_FAILED_TICKS = 10
 """Ticks in a row that may fail before the loop gives up."""
 FINAL_TICKS = 5
-"""Ticks after the end in which a last effect that failed is tried again."""
+"""Ticks after the end in which a last effect, or a message not yet delivered, is tried again."""
 
 
 class Controller:
@@ -102,6 +103,7 @@ class Controller:
         )  # fmt: skip
         self._preparations = Preparations(verdict, smoke, warm)
         self._verdict = verdict
+        self._notifier = Notifier(plan.notify, on_notice)
         self._requests: deque[tuple[str, str, float, str, str | None]] = deque()
         self._memory: Memory | None = None
         self._version = 0
@@ -187,11 +189,12 @@ class Controller:
                     self.on_tick(decision.tick)
                     if decision.state.phase.finished:
                         final += 1
-                        if not self._effects_failed or final > FINAL_TICKS:
+                        if final > FINAL_TICKS or not (self._effects_failed or decision.state.outbox):
                             return decision.state
                 self.sleep(min(self.plan.tick, max(0.0, self.plan.tick - (self.clock() - began))))
         finally:
             self._leading.give_back()
+            self._notifier.close()
 
     def tick(self) -> Decision:
         """Look, decide, save, write down, act: once.
@@ -209,6 +212,7 @@ class Controller:
         decision = decide(self.plan, state, self._observe(state, now), now)
         self._save(decision.state)
         self._write_down(decision)
+        self._notifier.offer(decision.state)
         self._effects_failed = False
         for action in decision.actions:
             try:
@@ -234,6 +238,7 @@ class Controller:
             intents=tuple(self._named(intent) for intent in self.store.intents()),
             preparation=self._preparations.seen(state),
             verified=self._known().names(),
+            delivered=self._notifier.delivered(),
             readings=readings,
         )
 

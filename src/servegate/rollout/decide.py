@@ -38,6 +38,7 @@ def decide(plan: Plan, state: State, observation: Observation, now: float) -> De
     turn = Turn(plan, state, observation, now)
     if not state.phase.finished or observation.intents:
         turn.state = gather(plan, absorb(state, observation, now), observation, previous)
+    turn.forget_delivered()
     carry_out(turn)
     if not turn.state.phase.finished:
         danger = watch.unwatched(plan, turn.state, now - previous) or watch.find(plan, turn.state, observation, now)

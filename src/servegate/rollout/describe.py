@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from datetime import UTC, datetime
 
-from servegate.rollout import evidence, reasons
+from servegate.rollout import capacity, evidence, reasons, scaling
 from servegate.rollout.memory import Memory
 from servegate.rollout.model import CheckState, Phase, State
 from servegate.rollout.plan import Plan
@@ -60,6 +60,40 @@ def clock(at: float) -> str:
 def plain(text: str) -> str:
     """Text of others without what would move a terminal's cursor."""
     return "".join(char if char.isprintable() else " " for char in text)
+
+
+def plan_lines(plan: Plan, now: float) -> list[str]:
+    """A plan as steps with times, and what each thing in it does."""
+    rate = plan.expect.requests_per_second
+    out = [
+        f"{plan.name}  {plan.identity()}",
+        f"  {plan.strategy}, for {rate:g} requests/s, a look every {plan.tick:g} s",
+        "  earliest  share   at least",
+    ]
+    at = 0.0
+    for index, step in enumerate(plan.steps):
+        needs = f"{step.min_time:g} s" + (f" and {step.min_requests} requests" if step.min_requests else "")
+        needs += ", after a person's approval" if step.approval else ""
+        if plan.capacity == "shift" or step.replicas is not None:
+            needs += f"; replicas: candidate {capacity.candidate(plan, index)}, stable {capacity.stable(plan, index)}"
+        if plan.capacity == "shift":
+            needs += f"; way back {scaling.way_back(plan, None, capacity.stable(plan, index))}"
+        out.append(f"  {_duration(at):>8}  {step.weight:4g} %  {needs}")
+        at += max(step.min_time, step.min_requests / (rate * step.weight / 100))
+    out.append(f"  {_duration(at):>8}  promoted")
+    if plan.guard is not None:
+        out.append(f"            then guarded for {_duration(plan.guard.window)}")
+    out.append(f"  a healthy release is rolled back in at most {plan.alpha * 100:g} % of rollouts; checks and shares:")
+    out.extend(f"    {check.name:<16} {check.kind:<18} {check.share * 100:g} %" for check in plan.checks)
+    out.extend(f"  frozen from {item.start} until {item.until} {item.timezone}  {item.name}" for item in plan.freeze)
+    if (frozen := plan.frozen(now)) is not None:
+        out.append(f"  now {frozen}")
+    return out
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}:{rest:02d} min" if minutes else f"{rest} s"
 
 
 def _step(plan: Plan | None, state: State) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from servegate.rollout import capacity, scaling
 from servegate.rollout.absorb import serves
 from servegate.rollout.model import EnsureSlot, Phase, RunSmoke, ScaleSlot, SetWeights, Warm
 from servegate.rollout.turn import Turn
@@ -15,12 +16,14 @@ def repeat(turn: Turn) -> None:
         turn.effects.append(SetWeights(weights=dict(state.weights)))
     if state.phase is Phase.PREPARING:
         release = state.slots[state.candidate].release
-        if state.ready.get(state.candidate, 0) < plan.replicas:
-            turn.effects.append(EnsureSlot(slot=state.candidate, release=release, replicas=plan.replicas))
+        wanted = capacity.candidate(plan, 0)
+        if state.ready.get(state.candidate, 0) < wanted:
+            turn.effects.append(EnsureSlot(slot=state.candidate, release=release, replicas=wanted))
         elif not state.smoke_ok:
             turn.effects.append(RunSmoke(slot=state.candidate, release=release))
         elif not state.warm_ok:
             turn.effects.append(Warm(slot=state.candidate, release=release))
+    turn.effects += scaling.effects(plan, state, seen)
     if state.phase is Phase.ROLLING_BACK:
         _bring_back(turn)
     needs_stable = state.phase.weighted or state.phase is Phase.ROLLING_BACK

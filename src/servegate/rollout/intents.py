@@ -11,7 +11,7 @@ from collections.abc import Callable
 from servegate.rollout import guard, watch
 from servegate.rollout.model import Phase, Settle, SlotRelease
 from servegate.rollout.ports import Intent
-from servegate.rollout.progress import evidence_missing
+from servegate.rollout.progress import evidence_missing, replicas_missing
 from servegate.rollout.turn import AFTER_PROMOTION, Turn
 
 FORCE = "force"
@@ -36,6 +36,7 @@ def _carry_out(turn: Turn, intent: Intent) -> str:
         "pause": _pause,
         "resume": _resume,
         "promote": _promote,
+        "approve": _approve,
         "rollback": _rollback,
         "guard": _guard,
         "alert-rollback": _alert,
@@ -113,7 +114,11 @@ def _promote(turn: Turn, intent: Intent) -> str:
     if state.ready.get(state.candidate, 0) < 1:
         return "refused: the candidate has no ready replica"
     last = len(turn.plan.steps) - 1
-    lacking = watch.suspicion(turn.plan, state, turn.now)
+    few = replicas_missing(turn, last)
+    if few is not None:
+        turn.change(scaled_for=last)
+        return f"refused: it needs {few}; they are being started, ask again"
+    lacking = turn.plan.frozen(turn.now) or watch.suspicion(turn.plan, state, turn.now)
     if lacking is None and state.step < last:
         lacking = evidence_missing(turn)
     forced = intent.target == FORCE
@@ -125,6 +130,17 @@ def _promote(turn: Turn, intent: Intent) -> str:
     skipped = f"; skipped by force: {lacking}" if lacking is not None else ""
     turn.enter_step(last, _said(intent, "promoted without waiting") + skipped)
     return "all traffic goes to the candidate; it will be promoted after the step's time"
+
+
+def _approve(turn: Turn, intent: Intent) -> str:
+    """Let the step go on that waits for a person."""
+    held = turn.state.held
+    if held is None or held.cause != "approval":
+        return _ended(turn) or "nothing to do: nothing waits for an approval"
+    index = 0 if held.back_to is Phase.PREPARING else turn.state.step + 1
+    weight = turn.plan.steps[index].weight
+    turn.change(approved=(*turn.state.approved, index), reason=_said(intent, f"{weight:g} % approved"))
+    return f"{weight:g} % approved"
 
 
 def _rollback(turn: Turn, intent: Intent) -> str:

@@ -109,7 +109,9 @@ class CheckState(Contract):
     seen: dict[Slot, Amount] = Field(default_factory=dict, description="recent requests, older ones fading")
 
 
-HeldCause = Literal["person", "route", "stable", "data", "slo", "inconclusive", "alert", "unwatched"]
+HeldCause = Literal[
+    "person", "route", "stable", "data", "slo", "inconclusive", "alert", "unwatched", "freeze", "approval"
+]
 
 
 class Held(Contract):
@@ -137,6 +139,17 @@ class Proof(Contract):
     since: Epoch = Field(description="when the present look began")
     requests: Amount
     failures: Amount
+
+
+class Message(Contract):
+    """Something that people are to be told; kept until it was delivered."""
+
+    id: Count
+    at: Epoch
+    level: Literal["info", "warning", "critical"]
+    text: str
+    phase: Phase
+    weights: dict[Slot, Percent]
 
 
 class Guard(Contract):
@@ -180,6 +193,12 @@ class State(Contract):
     proven: str = Field("", description="what was seen of the old release after a rollback; empty: not proven")
     unproven: str = Field("", description="what could not be done or seen, and what a person must do")
     guard: Guard | None = None
+    approved: tuple[Count, ...] = Field((), description="steps that a person has approved")
+    scaled_for: Count = Field(0, description="the step for which replicas are wanted")
+    start_took: Amount | None = Field(None, description="seconds the candidate took to be ready")
+    warnings: tuple[str, ...] = Field((), description="what was passed over by on_inconclusive")
+    outbox: tuple[Message, ...] = Field((), description="messages not yet delivered, oldest first")
+    messages: Count = Field(0, description="messages so far; the id of the last")
     alerts: tuple[str, ...] = Field((), description="alerts that have been acted on, `fingerprint@start`, latest last")
     last_intent: Count = Field(0, description="highest id of an intent carried out: none is carried out twice")
     expedited: bool = Field(False, description="a person asked to promote without waiting")
@@ -257,6 +276,7 @@ __all__ = [
     "Guard",
     "Held",
     "HeldCause",
+    "Message",
     "Notify",
     "Observation",
     "Phase",

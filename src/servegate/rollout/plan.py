@@ -18,7 +18,7 @@ from pydantic import Field, model_validator
 from servegate.config import Config, load
 from servegate.contract import canonical_json, sha256
 from servegate.errors import ConfigError
-from servegate.rollout import feasibility
+from servegate.rollout import capacity, feasibility
 from servegate.rollout.checks import (
     TTFT_EDGES,
     Check,
@@ -30,25 +30,13 @@ from servegate.rollout.checks import (
     share_field,
     time_field,
 )
+from servegate.rollout.plan_people import Freeze, Notification
 from servegate.rollout.plan_safety import AlertRule, Guard, Limits, Rollback, Watchdogs
+from servegate.rollout.plan_traffic import Expect, Step, Strategy
 from servegate.units import Duration, Fraction, Percent
 
 LEASES_AT_LEAST = 2
 """Leases that must have run out before a rollout counts as unwatched: a restart alone is no reason to roll back."""
-
-
-class Step(Config):
-    """One share of traffic, and how long it lasts at least."""
-
-    weight: Percent = Field(description="percent of traffic on the candidate")
-    min_time: Duration = Field(description="counted from when the router serves this weight")
-    min_requests: int = Field(0, ge=0, description="requests the candidate must have completed in this step")
-
-
-class Expect(Config):
-    """The traffic the plan is made for."""
-
-    requests_per_second: Annotated[float, Field(gt=0)] = Field(description="on both slots together, at a quiet hour")
 
 
 class Plan(Config):
@@ -58,7 +46,21 @@ class Plan(Config):
     name: Name = Field(description="what reports call this plan")
     tick: Duration = time_field("5s", "time between observations")
     expect: Expect
-    replicas: Annotated[int, Field(ge=1, le=1000)] = Field(1, description="replicas of the candidate")
+    strategy: Strategy = Field(
+        "canary",
+        description="canary: share by share against stable; blue-green: all at once, or after canary steps, with both "
+        "slots in full",
+    )
+    replicas: Annotated[int, Field(ge=1, le=1000)] = Field(1, description="replicas that carry all traffic")
+    capacity: Literal["surge", "shift"] = Field(
+        "surge", description="surge: both slots run in full; shift: stable gives replicas up as the candidate grows"
+    )
+    spare: Annotated[int, Field(ge=0, le=1000)] = Field(
+        0, description="with shift: replicas beyond `replicas` that both slots together may have"
+    )
+    replica_carries: Percent | None = Field(
+        None, description="percent of all traffic that one replica can carry; default: 100% / replicas"
+    )
     alpha: Fraction = Field(
         description="probability that a healthy release is rolled back, at most: whole run, all checks together"
     )
@@ -79,9 +81,13 @@ class Plan(Config):
         description="what whoever takes over does when no controller has looked for watchdogs.lease while the "
         "candidate carried traffic",
     )
-    on_inconclusive: Literal["hold", "rollback"] = Field(
-        "hold", description="when a step's time limit has passed without enough requests or evidence"
+    on_inconclusive: Literal["hold", "rollback", "promote-with-warning"] = Field(
+        "hold",
+        description="when a step's time limit has passed without enough requests or evidence; what speaks against the "
+        "candidate, or a slot that is not ready, is never passed over",
     )
+    freeze: tuple[Freeze, ...] = Field((), max_length=50, description="when no release gets more traffic")
+    notify: tuple[Notification, ...] = Field((), max_length=10, description="who is told")
     warmup_requests: int = Field(
         10, ge=0, description="first requests of a fresh candidate whose latency does not count: caches are cold"
     )
@@ -119,10 +125,29 @@ class Plan(Config):
                 f"watchdogs.lease is {self.unwatched_after:g}s; to replace a controller takes up to "
                 f"{self.lease_ttl:g}s, its lease, so {least:g}s is the least"
             )
-        problem = feasibility.problem(self)
+        self._fits_strategy()
+        problem = capacity.problem(self) or feasibility.problem(self)
         if problem:
             raise ValueError(problem)
         return self
+
+    def _fits_strategy(self) -> None:
+        if self.replica_carries is not None and self.replica_carries * self.replicas < 100:
+            raise ValueError(f"{self.replicas} replicas that carry {self.replica_carries:g}% each do not carry it all")
+        if self.spare and self.capacity == "surge":
+            raise ValueError("spare is for capacity: shift; with surge both slots run in full")
+        if self.strategy == "blue-green" and self.capacity == "shift":
+            raise ValueError("blue-green needs both slots in full: capacity must be surge")
+        if len(self.steps) > 1:
+            return
+        if self.strategy == "canary":
+            raise ValueError("a canary needs a step below 100%, or there is nothing to compare with: say blue-green")
+        relative = [check.name for check in self.checks if not isinstance(check, ErrorsSlo | TtftSlo)]
+        if relative:
+            raise ValueError(f"check {relative[0]} compares with stable, which has no traffic: add a step below 100%")
+        promoting = next((c.name for c in self.checks if isinstance(c, ErrorsSlo) and c.promote_at_most), None)
+        if promoting:
+            raise ValueError(f"check {promoting}: evidence for promotion is asked before 100%: add a step below 100%")
 
     def identity(self) -> str:
         """`sha256:…` of the plan as it was understood, defaults included."""
@@ -131,6 +156,15 @@ class Plan(Config):
     @cached_property
     def _identity(self) -> str:
         return sha256(canonical_json(self.model_dump(mode="json")))
+
+    @property
+    def carries(self) -> float:
+        """Percent of all traffic that one replica can carry."""
+        return 100 / self.replicas if self.replica_carries is None else self.replica_carries
+
+    def frozen(self, at: float) -> str | None:
+        """Why no release gets more traffic at this moment, in words; None when it may."""
+        return next((text for freeze in self.freeze if (text := freeze.active(at)) is not None), None)
 
     @property
     def lease_ttl(self) -> float:

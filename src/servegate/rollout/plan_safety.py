@@ -34,6 +34,7 @@ class Limits(Config):
     prepare: Duration = time_field("10m", "waiting for the verdict; then start, smoke and warm-up together")
     step: Duration = time_field("30m", "one step; then see on_inconclusive")
     held: Duration = time_field("1h", "standing still; then roll back")
+    approval: Duration = time_field("24h", "waiting for an approval; then roll back")
 
 
 class Rollback(Config):

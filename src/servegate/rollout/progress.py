@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from servegate.rollout import evidence, guard, reasons, watch
-from servegate.rollout.model import Phase, State
+from servegate.rollout import capacity, evidence, guard, reasons, watch
+from servegate.rollout.model import Held, Phase, State
 from servegate.rollout.rollback import rolling_back
 from servegate.rollout.turn import Turn
 
-PEOPLE = ("person", "slo", "inconclusive", "alert", "unwatched")
+PEOPLE = ("person", "slo", "inconclusive", "alert", "unwatched", "approval")
 """Causes of standing still that end when a person says so."""
 
 
@@ -30,7 +30,9 @@ def progress(turn: Turn) -> None:
 
 def _pending(turn: Turn) -> None:
     state, preparation = turn.state, turn.seen.preparation
-    if preparation.verdict == "pass":
+    if (frozen := turn.plan.frozen(turn.now)) is not None:
+        turn.hold("freeze", "freeze", frozen)
+    elif preparation.verdict == "pass":
         turn.change(verdict=preparation.verdict_hash, ensured=True)
         turn.enter(Phase.PREPARING, f"a verdict lets {_candidate(state)} be rolled out")
     elif preparation.verdict == "fail":
@@ -44,11 +46,13 @@ def _pending(turn: Turn) -> None:
 
 
 def _preparing(turn: Turn) -> None:
-    state, preparation, wanted = turn.state, turn.seen.preparation, turn.plan.replicas
+    state, preparation, wanted = turn.state, turn.seen.preparation, capacity.candidate(turn.plan, 0)
     ready = state.ready.get(state.candidate, 0)
     if ready >= wanted:
         # Results of a slot that is not up (any more) say nothing about the one that will be.
+        took = turn.now - state.phase_since if state.start_took is None else state.start_took
         turn.change(
+            start_took=took,
             smoke_ok=state.smoke_ok or preparation.smoke == "ok",
             warm_ok=state.warm_ok or (state.smoke_ok and preparation.warm == "ok"),
         )
@@ -59,10 +63,10 @@ def _preparing(turn: Turn) -> None:
         turn.roll_back("warm-up", f"{_candidate(state)} could not be warmed up: {preparation.warm_message}")
     elif state.smoke_ok and state.warm_ok and ready >= wanted:
         problem = _not_weightable(state, turn.plan.steps[0].weight)
-        if problem is None:
+        if problem is None and _may_step(turn, 0):
             turn.change(warmup_left=float(turn.plan.warmup_requests), first_traffic=turn.now)
             turn.enter_step(0, f"{_candidate(state)} is ready, passed the smoke test and is warm")
-        else:
+        elif problem is not None:
             turn.wait_for(problem)
     elif turn.now - state.phase_since > turn.plan.limits.prepare:
         turn.roll_back(
@@ -76,58 +80,106 @@ def _preparing(turn: Turn) -> None:
 
 def _preparing_at(turn: Turn, ready: int) -> str:
     state, status = turn.state, turn.seen.status.get(turn.state.candidate)
-    if ready < turn.plan.replicas:
+    wanted = capacity.candidate(turn.plan, 0)
+    if ready < wanted:
         said = f" ({status.message})" if status and status.message else ""
-        return f"{ready} of {turn.plan.replicas} replicas of {state.candidate} ready{said}"
+        return f"{ready} of {wanted} replicas of {state.candidate} ready{said}"
     return f"the warm-up of {state.candidate}" if state.smoke_ok else f"the smoke test of {state.candidate}"
 
 
 def _step(turn: Turn) -> None:
     state, plan, now = turn.state, turn.plan, turn.now
     missing = _missing(turn)
+    step = plan.steps[state.step]
     if missing is None:
-        if state.step == len(plan.steps) - 1:
-            turn.promote()
-        else:
-            step = plan.steps[state.step]
-            lasted = now - (state.step_effective if state.step_effective is not None else now)
-            turn.enter_step(
-                state.step + 1,
-                f"no alarm in {reasons.seconds(lasted)} and {state.step_requests:.0f} requests at {step.weight:g} %",
-            )
+        lasted = now - (state.step_effective if state.step_effective is not None else now)
+        _advance(
+            turn, f"no alarm in {reasons.seconds(lasted)} and {state.step_requests:.0f} requests at {step.weight:g} %"
+        )
         return
-    if state.step_since is not None and now - state.step_since > plan.limits.step:
-        step = plan.steps[state.step]
-        why = f"{step.weight:g} % for {reasons.seconds(now - state.step_since)}, and still waits for {missing}"
-        if plan.on_inconclusive == "rollback":
-            turn.roll_back("inconclusive", why)
-        else:
-            turn.hold("inconclusive", "inconclusive", why)
+    kind, what = missing
+    if state.step_since is None or now - state.step_since <= plan.limits.step:
+        turn.wait_for(what)
         return
-    turn.wait_for(missing)
+    why = f"{step.weight:g} % for {reasons.seconds(now - state.step_since)}, and still waits for {what}"
+    if plan.on_inconclusive == "rollback":
+        turn.roll_back("inconclusive", why)
+    elif plan.on_inconclusive == "promote-with-warning" and kind == "evidence" and _ready_for_next(turn) is None:
+        if _may_step(turn, state.step + 1):
+            turn.change(warnings=(*state.warnings, why))
+            turn.notify("warning", f"goes on by on_inconclusive, without what it waited for: {why}")
+            _advance(turn, f"WITH A WARNING: {why}")
+    else:
+        turn.hold("inconclusive", "inconclusive", why)
 
 
-def _missing(turn: Turn) -> str | None:
-    """What the step still needs before the next one; None when nothing."""
+def _advance(turn: Turn, why: str) -> None:
+    """The next step, when everything allows it; after the last the promotion."""
+    state = turn.state
+    if state.step == len(turn.plan.steps) - 1:
+        turn.promote()
+    elif _may_step(turn, state.step + 1):
+        turn.enter_step(state.step + 1, why)
+
+
+def _may_step(turn: Turn, index: int) -> bool:
+    """Whether the weight of a step may be given now; if not, it stands still or says what it waits for."""
+    state, plan = turn.state, turn.plan
+    if index >= len(plan.steps):
+        return True
+    frozen = plan.frozen(turn.now)
+    if frozen is not None:
+        turn.hold("freeze", "freeze", frozen)
+        return False
+    step = plan.steps[index]
+    if step.approval and index not in state.approved:
+        turn.hold("approval", "approval", f"{step.weight:g} % needs a person's approval (`servegate rollout approve`)")
+        return False
+    lacking = replicas_missing(turn, index)
+    if lacking is not None:
+        turn.change(scaled_for=max(index, state.scaled_for))
+        turn.wait_for(lacking)
+        return False
+    return True
+
+
+def replicas_missing(turn: Turn, index: int) -> str | None:
+    """Replicas of the candidate that a step needs and that are not ready; None when they are."""
+    ready, wanted = turn.state.ready.get(turn.state.candidate, 0), capacity.candidate(turn.plan, index)
+    if ready >= wanted:
+        return None
+    weight = turn.plan.steps[index].weight
+    return f"{wanted} ready replicas of {_candidate(turn.state)} for {weight:g} % (there are {ready})"
+
+
+def _missing(turn: Turn) -> tuple[str, str] | None:
+    """What the step still needs before the next one, its kind and in words; None when nothing.
+
+    Of the kind `evidence` is what on_inconclusive may pass over: requests and evidence that did not come in time.
+    """
     state, plan = turn.state, turn.plan
     step = plan.steps[state.step]
     if state.step_effective is None or state.refused_since is not None:
-        return "the router to serve the new weights"
+        return "router", "the router to serve the new weights"
     left = step.min_time - (turn.now - state.step_effective)
     if left > plan.tick / 2 and not (state.expedited and state.step < len(plan.steps) - 1):
-        return f"{reasons.seconds(left)} more at {step.weight:g} %"
+        return "time", f"{reasons.seconds(left)} more at {step.weight:g} %"
     suspect = watch.suspicion(plan, state, turn.now)
     if suspect is not None:
-        return suspect
+        return "suspicion", suspect
     if state.expedited:
         return None
     if state.step_requests < step.min_requests:
-        return f"{step.min_requests - state.step_requests:.0f} more requests at {step.weight:g} %"
-    if state.step == len(plan.steps) - 1:
-        return None
+        return "evidence", f"{step.min_requests - state.step_requests:.0f} more requests at {step.weight:g} %"
     if state.step == len(plan.steps) - 2 and (lacking := evidence_missing(turn)) is not None:
-        return lacking
-    return _not_weightable(state, plan.steps[state.step + 1].weight)
+        return "evidence", lacking
+    lacking = _ready_for_next(turn)
+    return None if lacking is None else ("ready", lacking)
+
+
+def _ready_for_next(turn: Turn) -> str | None:
+    state, steps = turn.state, turn.plan.steps
+    return None if state.step == len(steps) - 1 else _not_weightable(state, steps[state.step + 1].weight)
 
 
 def evidence_missing(turn: Turn) -> str | None:
@@ -154,12 +206,39 @@ def _held(turn: Turn) -> None:
     if held.back_to is Phase.GUARDED:
         if not guard.danger(turn):
             turn.wait_for(_held_for(held.cause))
-    elif turn.now - held.since > turn.plan.limits.held:
+    elif _over(turn, held):
+        _go_on(turn, held)
+    elif (limit := _hold_limit(turn, held.cause)) is not None and turn.now - held.since > limit:
         turn.roll_back("held", f"stood still for {reasons.seconds(turn.now - held.since)}: {state.reason}")
-    elif watch.cleared(state, held.cause):
-        turn.resume(f"goes on: what it was held for is over ({held.cause})")
     else:
         turn.wait_for(_held_for(held.cause))
+
+
+def _hold_limit(turn: Turn, cause: str) -> float | None:
+    """Seconds it may stand still; a freeze ends by itself."""
+    limits = turn.plan.limits
+    return {"freeze": None, "approval": limits.approval}.get(cause, limits.held)
+
+
+def _over(turn: Turn, held: Held) -> bool:
+    """What it stood still for is over."""
+    state = turn.state
+    if held.cause == "freeze":
+        return turn.plan.frozen(turn.now) is None
+    if held.cause == "approval":
+        return (0 if held.back_to is Phase.PREPARING else state.step + 1) in state.approved
+    return watch.cleared(state, held.cause)
+
+
+def _go_on(turn: Turn, held: Held) -> None:
+    state = turn.state
+    if held.cause != "approval":
+        turn.resume(f"goes on: what it was held for is over ({held.cause})")
+        return
+    # What the step has gathered stays: only the approval was missing. The wait is not the step's time.
+    waited = turn.now - held.since
+    since = None if state.step_since is None else state.step_since + waited
+    turn.enter(held.back_to, f"{state.reason}", held=None, cause="", step_since=since)
 
 
 def _candidate(state: State) -> str:
@@ -169,4 +248,6 @@ def _candidate(state: State) -> str:
 def _held_for(cause: str) -> str:
     if cause == "alert":
         return "the alert to be resolved, or a person"
+    if cause == "freeze":
+        return "the end of the freeze"
     return "a person" if cause in PEOPLE else f"{cause} to recover"

@@ -130,4 +130,5 @@ class Observation(Contract):
     verified: dict[Sha256, str] = Field(
         default_factory=dict, description="releases that may be rolled back to, with their names"
     )
+    delivered: tuple[Count, ...] = Field((), description="ids of messages that need not be sent any more")
     readings: Readings | None = Field(None, description="what the next deltas are taken against; none: keep the last")

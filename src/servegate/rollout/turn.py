@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Literal
 
-from servegate.rollout import evidence, reasons
+from servegate.rollout import evidence, reasons, scaling
 from servegate.rollout.model import (
     Action,
     CheckState,
     Held,
     HeldCause,
+    Message,
     Notify,
     Observation,
     Phase,
@@ -19,6 +20,9 @@ from servegate.rollout.model import (
 )
 from servegate.rollout.plan import ErrorsSlo, Plan, TtftSlo
 
+KEPT_MESSAGES = 100
+TOO_OLD = 3600.0
+"""Seconds after which a message that could not be delivered is given up."""
 AFTER_PROMOTION = (Phase.PROMOTED, Phase.GUARDED)
 
 
@@ -38,8 +42,21 @@ class Turn:
         self.state = self.state.model_copy(update=update)
 
     def notify(self, level: Literal["info", "warning", "critical"], message: str) -> None:
-        """Tell people."""
+        """Tell people: who looks at the controller at once, who the plan names until it has been delivered."""
         self.notices.append(Notify(level=level, message=message))
+        state = self.state
+        if self.plan.notify:
+            kept = Message(
+                id=state.messages + 1, at=self.now, level=level, text=message, phase=state.phase, weights=state.weights
+            )
+            self.change(messages=kept.id, outbox=(*state.outbox, kept)[-KEPT_MESSAGES:])
+
+    def forget_delivered(self) -> None:
+        """What has been delivered, or is too old to matter, need not be kept."""
+        done, state = set(self.seen.delivered), self.state
+        if state.outbox:
+            kept = tuple(item for item in state.outbox if item.id not in done and self.now - item.at <= TOO_OLD)
+            self.change(outbox=kept)
 
     def wait_for(self, what: str) -> None:
         """Nothing moves; say what is waited for."""
@@ -59,6 +76,7 @@ class Turn:
             Phase.BAKING if 0 <= last_with_control <= index else Phase.STEP,
             f"{weight:g} % of the traffic to {reasons.name(self.state, self.state.candidate)}: {reason}",
             step=index,
+            scaled_for=index,
             step_since=self.now,
             step_effective=None,
             step_requests=0.0,
@@ -154,6 +172,12 @@ class Turn:
             f"{reasons.name(state, state.candidate)} is promoted: {reasons.totals(state, state.candidate)}; "
             f"{reasons.name(state, state.stable)} stays warm"
         )
+        if state.warnings:
+            reason = f"WITH A WARNING: {reason}; passed over: {'; '.join(state.warnings)}"
+        if self.plan.capacity == "shift":
+            kept = min(self.plan.spare, self.plan.replicas)
+            reason = reason.replace("stays warm", f"keeps {kept} replicas; a rollback would take ")
+            reason += scaling.way_back(self.plan, state, kept)
         self.finish(Phase.PROMOTED, reason, stable=state.candidate, candidate=state.stable)
 
     def finish(self, phase: Phase, reason: str, **update: object) -> None:

@@ -112,7 +112,7 @@ def test_every_key_of_the_schema_is_described() -> None:
         ({"limits__step": "20s"}, "beyond limits.step"),
         ({"expect__requests_per_second": 0}, "greater than 0"),
         ({"version": 2}, "version"),
-        ({"on_inconclusive": "promote"}, "'hold' or 'rollback'"),
+        ({"on_inconclusive": "promote"}, "'hold', 'rollback' or 'promote-with-warning'"),
     ],
 )
 def test_impossible_plans_are_refused(changes: dict[str, Any], message: str) -> None:

@@ -26,6 +26,7 @@ for _each in (
     act.pause,
     act.resume,
     act.promote,
+    act.approve,
     act.abort,
     act.rollback,
     look.plan,

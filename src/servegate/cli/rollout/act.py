@@ -69,6 +69,16 @@ def promote(file: Path, reason: str, force: bool, no_take_over: bool, as_json: b
     _ask(file, "promote", reason, target, as_json=as_json, take_over=not no_take_over)
 
 
+@click.command(short_help="Let the step go on that waits for a person.")
+@store_option
+@reason_option
+@leave_option
+@json_option
+def approve(file: Path, reason: str, no_take_over: bool, as_json: bool) -> None:
+    """Approve the next weight, where the plan wants a person's approval of it."""
+    _ask(file, "approve", reason, as_json=as_json, take_over=not no_take_over)
+
+
 @click.command(short_help="Give the candidate up; all traffic to stable.")
 @store_option
 @reason_option

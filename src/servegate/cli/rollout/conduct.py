@@ -121,6 +121,7 @@ def start(
             timeline=where.store.with_name("timeline.jsonl"),
             on_notice=common.notice,
         )
+        _not_frozen(rules, place.store)
         state = controller.start(wanted, serving)
         with CanaryView(shown(rules, state), console) as view:
             controller.on_tick = view
@@ -159,6 +160,19 @@ def guard(file: Path, listen: str | None, token_file: Path | None, as_json: bool
     if state.phase is Phase.PROMOTED and (state.guard is None or not state.guard.ended):
         raise ConfigError(f"{state.rollout}: the plan has no guard, or its window is over")
     common.finish(state, as_json)
+
+
+def _not_frozen(plan: Plan, store: Store) -> None:
+    """Refuse to begin within a freeze; a rollout that is under way may be taken up again, and stands still."""
+    import time
+
+    from servegate.errors import ConfigError
+    from servegate.rollout import memory
+
+    frozen = plan.frozen(time.time())
+    found, _ = memory.load(store)
+    if frozen is not None and (found is None or found.state.phase.finished):
+        raise ConfigError(f"plan {plan.name} is {frozen}; abort and rollback are never frozen")
 
 
 @contextmanager

@@ -138,30 +138,14 @@ def history(file: Path, as_json: bool) -> None:
 @json_option
 def plan(file: Path, as_json: bool) -> None:
     """Check a plan FILE and print it as steps with times."""
+    import time
+
+    from servegate.rollout import describe
     from servegate.rollout.plan import load_plan
 
     checked = load_plan(file)
     if as_json:
         click.echo(json.dumps({**checked.model_dump(mode="json"), "sha256": checked.identity()}, indent=1))
         return
-    rate = checked.expect.requests_per_second
-    click.echo(f"{checked.name}  {checked.identity()}")
-    click.echo(f"  for {rate:g} requests/s, a look every {checked.tick:g} s")
-    click.echo("  earliest  share   at least")
-    at = 0.0
-    for step in checked.steps:
-        lasts = max(step.min_time, step.min_requests / (rate * step.weight / 100))
-        needs = f"{step.min_time:g} s" + (f" and {step.min_requests} requests" if step.min_requests else "")
-        click.echo(f"  {_duration(at):>8}  {step.weight:4g} %  {needs}")
-        at += lasts
-    click.echo(f"  {_duration(at):>8}  promoted")
-    click.echo(
-        f"  a healthy release is rolled back in at most {checked.alpha * 100:g} % of rollouts; checks and shares:"
-    )
-    for check in checked.checks:
-        click.echo(f"    {check.name:<16} {check.kind:<18} {check.share * 100:g} %")
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes}:{rest:02d} min" if minutes else f"{rest} s"
+    for line in describe.plan_lines(checked, time.time()):
+        click.echo(describe.plain(line))
