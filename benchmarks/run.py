@@ -117,6 +117,15 @@ def simulator() -> Iterator[Number]:
     )
 
 
+def gate() -> Iterator[Number]:
+    """How long a verdict over ten reports takes, each compared with its baseline item by item."""
+    found = _script("gate_speed.py")
+    for name, size in (("in_all", "10,000 paired items in all"), ("in_each", "10,000 paired items in each")):
+        claim = 1.0 if name == "in_all" else None
+        yield Number(f"gate check, ten reports, {size}: wall time", found[f"wall_{name}"], "s", claim)
+        yield Number(f"gate check, ten reports, {size}: processor", found[f"processor_{name}"], "s")
+
+
 def tests() -> Iterator[Number]:
     """How long `make test` takes."""
     began = time.perf_counter()
@@ -125,7 +134,7 @@ def tests() -> Iterator[Number]:
 
 
 BENCHMARKS: dict[str, Callable[[], Iterator[Number]]] = {
-    "help": help_, "simulator": simulator, "demo": demo, "tests": tests,
+    "help": help_, "gate": gate, "simulator": simulator, "demo": demo, "tests": tests,
 }  # fmt: skip
 
 

@@ -9,14 +9,16 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import urlsplit
 
-import urllib3
 from pydantic import Field
 
 from servegate.contract import Contract
 from servegate.errors import ConfigError, InfrastructureError
+
+if TYPE_CHECKING:  # a gate reads facts about endpoints and asks none: it does not wait for this import
+    import urllib3
 
 MAX_BODY = 8 * 1024 * 1024
 
@@ -129,6 +131,8 @@ def request(
     Raises:
         InfrastructureError: no connection, no answer in time, a broken answer, or a body over 8 MiB.
     """
+    import urllib3
+
     try:
         response = urllib3.request(
             method,
@@ -153,6 +157,8 @@ def request(
 
 def _read(response: urllib3.BaseHTTPResponse, deadline: float) -> bytes:
     """The body, at most one byte over the limit; the socket's timeout bounds a silence, the deadline bounds a drip."""
+    import urllib3
+
     content = bytearray()
     while len(content) <= MAX_BODY and (part := response.read1(MAX_BODY + 1 - len(content))):
         content += part
@@ -162,6 +168,8 @@ def _read(response: urllib3.BaseHTTPResponse, deadline: float) -> bytes:
 
 
 def _reason(error: urllib3.exceptions.HTTPError) -> str:
+    import urllib3
+
     if isinstance(error, urllib3.exceptions.NewConnectionError):  # before its parent, a time-out
         return f"cannot connect: {str(error).rsplit(': ', 1)[-1]}"
     if isinstance(error, urllib3.exceptions.ConnectTimeoutError | urllib3.exceptions.ReadTimeoutError):

@@ -62,16 +62,14 @@ def check(
 
     from servegate.cli.actions import log, workflow_run
     from servegate.errors import ServegateError
-    from servegate.gates.files import decide, find_baselines, load_backing
-    from servegate.report.backing import Backing
+    from servegate.gates.files import decide
     from servegate.report.views import write_views
 
     run = workflow_run(github, comment)
     key = (comment_key or policy.stem) if comment else None
     try:
-        known = find_baselines(policy, baselines)
-        verdict = decide(policy, reports, known, release, now=time.time())
-        backing = load_backing(reports, known) if summary or html or run else Backing()
+        shown = bool(summary or html or run)
+        verdict, backing = decide(policy, reports, baselines, release, now=time.time(), answers=shown)
         if output is not None:
             verdict.write(output)
         write_views(verdict, backing, summary=summary, junit=junit, html=html)

@@ -9,8 +9,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from scipy import special
-
 from servegate.errors import ConfigError
 from servegate.gates.checks import Baseline, Check, Margin
 from servegate.gates.fingerprint import differences
@@ -20,9 +18,9 @@ from servegate.gates.units import KNOWN, misfit
 from servegate.report.format import clean, duration, percent, plural, quantity, words
 from servegate.report.model import Interval, Measure, Report
 from servegate.report.verdict import Discordant, Outcome
-from servegate.stats import intervals, unpaired
+from servegate.stats import intervals, special, unpaired
+from servegate.stats.mde import normal_mde, pairs_mde
 from servegate.stats.paired import non_inferiority
-from servegate.stats.power import normal_mde, pairs_mde
 from servegate.stats.sequential import nominal_levels
 
 _SHOWN_IDS = 5
@@ -69,8 +67,8 @@ class _Numbers:
     mde: float | None
     how: str
     ratio: bool = False
-    lost: Sequence[Discordant] | None = None
-    won: Sequence[Discordant] | None = None
+    lost: int | None = None
+    won: int | None = None
 
 
 def compare(
@@ -143,9 +141,9 @@ def compare(
         wanted=wanted,
         baseline_report=old.identity(),
         ratio=numbers.ratio,
-        lost=None if numbers.lost is None else len(numbers.lost),
-        won=None if numbers.won is None else len(numbers.won),
-        discordant=(*(numbers.lost or ())[:_KEPT_ITEMS], *(numbers.won or ())[:_KEPT_ITEMS]),
+        lost=numbers.lost,
+        won=numbers.won,
+        discordant=paired.discordant(_KEPT_ITEMS) if isinstance(paired, Pairs) else (),
     )
 
 
@@ -223,11 +221,10 @@ def _paired(pairs: Pairs, loss: float, alpha: float) -> _Numbers | str:
         mde = normal_mde(found.error, 1 - alpha)
     groups = f" in {found.clusters:,} clusters" if found.clusters < found.n else ""
     how = f"{found.method}, {found.worse:,} lost and {found.better:,} won of {found.n:,} pairs{groups}"
-    lost = pairs.lost()
-    if lost:
-        how += f"; lost: {_ids([item.id for item in lost])}"
+    if found.worse:
+        how += f"; lost: {_ids(pairs.lost())}"
     p = found.p_pass, found.p_fail
-    return _Numbers(found.estimate, found.low, found.high, *p, mde, how, lost=lost, won=pairs.won())
+    return _Numbers(found.estimate, found.low, found.high, *p, mde, how, lost=found.worse, won=found.better)
 
 
 def _unpaired(
@@ -253,8 +250,8 @@ def _unpaired(
         return "a comparison needs intervals of both measures, and a report has none"
     if new.level != old.level:
         return f"the intervals have different levels: {percent(new.level)} and {percent(old.level)}"
-    z = float(special.ndtri((1 + new.level) / 2))
-    scale = float(special.ndtri(1 - alpha)) / z
+    z = special.ndtri((1 + new.level) / 2)
+    scale = special.ndtri(1 - alpha) / z
     sign = 1.0 if higher else -1.0
     if accepted.share is not None and min(measure.value, other.value, new.low, old.low) > 0:
         found = unpaired.ratio(measure.value, new, other.value, old)
@@ -269,8 +266,8 @@ def _unpaired(
     down, up = centre - low, high - centre
     gap = sign * (centre - limit)  # positive: on the good side
     toward, away = (down, up) if higher else (up, down)
-    p_pass = float(special.ndtr(-gap * z / toward)) if toward > 0 else float(gap < 0)
-    p_fail = float(special.ndtr(gap * z / away)) if away > 0 else float(gap >= 0)
+    p_pass = special.ndtr(-gap * z / toward) if toward > 0 else float(gap < 0)
+    p_fail = special.ndtr(gap * z / away) if away > 0 else float(gap >= 0)
     mde = normal_mde(toward / z, 1 - alpha) if shape is float else None
     how = f"{label_}, {found.method}, n {measure.n:,} against {other.n:,}"
     bounds = shape(centre - down * scale), shape(centre + up * scale)

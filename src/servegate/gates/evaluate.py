@@ -22,8 +22,8 @@ from servegate.release import Release
 from servegate.report.format import clean, duration, percent, plural, quantity, short_hash, with_interval, words
 from servegate.report.model import Finding, Measure, Report
 from servegate.report.verdict import CheckResult, Outcome, Verdict, worst
+from servegate.stats.mde import normal_mde
 from servegate.stats.multiple import benjamini_hochberg, holm
-from servegate.stats.power import normal_mde
 
 TOOL = f"servegate {__version__}"
 # Two machines' clocks may differ this much before a report counts as coming from the future.

@@ -7,15 +7,15 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from servegate.config import load
+from servegate.config import load, parse, validate
 from servegate.contract import sha256_file
 from servegate.endpoint import EndpointFacts
 from servegate.errors import ConfigError
 from servegate.gates import baseline_files
 from servegate.gates.evaluate import evaluate
-from servegate.gates.place import place
-from servegate.gates.plan import Planned, plan
+from servegate.gates.place import lines_of, place
 from servegate.gates.policy import Policy
 from servegate.release import Release
 from servegate.report.backing import Backing
@@ -23,47 +23,49 @@ from servegate.report.model import Report, Samples, Subject
 from servegate.report.records import EvalRecord, read_records, write_records
 from servegate.report.verdict import Verdict
 
+if TYPE_CHECKING:  # only `gate plan` needs the statistics of planning, and they take long to import
+    from servegate.gates.plan import Planned
+
 _MAX_FOREIGN = 256 * 2**20
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 
 def decide(
-    policy: Path, reports: Sequence[Path], baselines: Sequence[Path], release: str | None, *, now: float
-) -> Verdict:
+    policy: Path,
+    reports: Sequence[Path],
+    baselines: Sequence[Path],
+    release: str | None,
+    *,
+    now: float,
+    answers: bool = False,
+) -> tuple[Verdict, Backing]:
     """Read everything a verdict needs and judge it.
 
     Args:
         policy: policy file.
         reports: report files of the candidate.
-        baselines: report files of the release to compare with (see `find_baselines`).
+        baselines: report files of the release to compare with, or a folder of baselines; none: the folder at its
+            usual place, where a check needs one.
         release: release file or digest; None: the one the reports are of.
         now: seconds since the Unix epoch.
+        answers: read the answers even where nothing is compared, for views that show them.
+
+    Returns:
+        The verdict and what it rests on.
 
     Raises:
         ConfigError: a file is wrong, or the question makes no sense (see `evaluate`).
     """
-    rules = load_policy(policy)
-    given, before = load_reports(reports), load_reports(baselines)
-    answers = {}
-    if any(check.baseline is not None for check in rules.checks):
-        answers = load_answers([*reports, *baselines], [*given, *before])
+    rules, lines = load_placed(policy)
+    compares = any(check.baseline is not None for check in rules.checks)
+    files = baseline_files.found(baselines).reports if baselines or compares else ()
+    given, before = load_reports(reports), load_reports(files)
+    known: dict[str, list[EvalRecord]] = {}
+    if answers or compares:
+        known = load_answers([*reports, *files], [*given, *before])
     judged = None if release is None else load_release(release)
-    verdict = evaluate(rules, given, before, answers=answers, release=judged, now=now, decided_by=decider())
-    return place(verdict, policy)
-
-
-def find_baselines(policy: Path, given: Sequence[Path]) -> tuple[Path, ...]:
-    """Report files to compare with.
-
-    Args:
-        policy: policy file.
-        given: report files, or a folder of baselines; none: the folder at its usual place, where a check needs one.
-
-    Raises:
-        ConfigError: a file is wrong, or a folder holds no baselines.
-    """
-    compares = any(check.baseline is not None for check in load_policy(policy).checks)
-    return baseline_files.found(given).reports if given or compares else ()
+    verdict = evaluate(rules, given, before, answers=known, release=judged, now=now, decided_by=decider())
+    return place(verdict, policy, lines), Backing(given, before, known)
 
 
 def adapt(
@@ -130,6 +132,8 @@ def foresee(policy: Path, baselines: Sequence[Path], again: Sequence[Path]) -> l
     Raises:
         ConfigError: a file is wrong, or two reports fit where one is meant.
     """
+    from servegate.gates.plan import plan
+
     known = baseline_files.found(baselines)
     files, more = known.reports, [*again, *(() if again else known.again)]
     first, second = load_reports(files), load_reports(more)
@@ -139,7 +143,13 @@ def foresee(policy: Path, baselines: Sequence[Path], again: Sequence[Path]) -> l
 
 def load_policy(path: Path) -> Policy:
     """Read a policy. Raises ConfigError with file, line and the nearest key."""
-    return load(path, Policy)
+    return load_placed(path)[0]
+
+
+def load_placed(path: Path) -> tuple[Policy, dict[str, int]]:
+    """Read a policy and the line of each of its checks. Raises ConfigError with file, line and the nearest key."""
+    data, lines = parse(path)
+    return validate(data, Policy, str(path), lines), lines_of(data, lines)
 
 
 def load_reports(paths: Sequence[Path]) -> list[Report]:

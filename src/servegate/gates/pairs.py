@@ -6,10 +6,9 @@ score in either run says nothing about the model.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-
-import numpy as np
 
 from servegate.report.model import Measure, Report
 from servegate.report.records import EvalRecord
@@ -40,22 +39,21 @@ class Pairs:
     changed: tuple[str, ...]
     answers: int
 
-    def lost(self) -> list[Discordant]:
-        """The items the candidate answered worse, worst first."""
-        return self._discordant(1)
+    def lost(self) -> list[str]:
+        """Ids of the items the candidate answered worse, worst first."""
+        return [self.ids[index] for index in self._ranked(1)]
 
-    def won(self) -> list[Discordant]:
-        """The items the candidate answered better, best first."""
-        return self._discordant(-1)
+    def discordant(self, most: int) -> tuple[Discordant, ...]:
+        """Items that differ, with their scores: lost ones, worst first, then won ones; at most so many of each."""
+        return tuple(
+            Discordant(id=self.ids[index], baseline=self.baseline[index], candidate=self.candidate[index])
+            for sign in (1, -1)
+            for index in self._ranked(sign)[:most]
+        )
 
-    def _discordant(self, sign: int) -> list[Discordant]:
-        rows = zip(self.ids, self.candidate, self.baseline, strict=True)
-        gaps = [(sign * (new - old), id_, new, old) for id_, new, old in rows]
-        return [
-            Discordant(id=id_, baseline=old, candidate=new)
-            for gap, id_, new, old in sorted(gaps, key=lambda item: item[0])
-            if gap < 0
-        ]
+    def _ranked(self, sign: int) -> list[int]:
+        gaps = [sign * (new - old) for new, old in zip(self.candidate, self.baseline, strict=True)]
+        return sorted((index for index, gap in enumerate(gaps) if gap < 0), key=gaps.__getitem__)
 
 
 def answers_of(measure: Measure, report: Report, answers: Answers) -> list[EvalRecord] | str:
@@ -70,7 +68,7 @@ def answers_of(measure: Measure, report: Report, answers: Answers) -> list[EvalR
         return "no answers were given with the report"
     kept = [record for record in found if _in_slice(record, measure.slice)]
     scores = [record.score for record in kept if record.score is not None]
-    if not scores or measure.value is None or abs(float(np.mean(scores)) - measure.value) > 1e-9:
+    if not scores or measure.value is None or abs(math.fsum(scores) / len(scores) - measure.value) > 1e-9:
         return "the answers do not give the measure's value again"
     return kept
 

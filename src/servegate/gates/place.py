@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
-from servegate.config import Lines, parse
+from servegate.config import Lines
 from servegate.report.verdict import Verdict
 
 
-def place(verdict: Verdict, policy: Path) -> Verdict:
+def place(verdict: Verdict, policy: Path, lines: Mapping[str, int]) -> Verdict:
     """The verdict with the policy's file and the line of each check.
 
     Args:
         verdict: of that policy.
         policy: its file.
+        lines: of its checks, from `lines_of`.
     """
-    data, lines = parse(policy)
-    known = _lines(data, lines)
-    results = tuple(result.model_copy(update={"line": known.get(result.check)}) for result in verdict.results)
+    results = tuple(result.model_copy(update={"line": lines.get(result.check)}) for result in verdict.results)
     return verdict.model_copy(update={"results": results, "policy_file": _in_repository(policy)})
 
 
-def _lines(data: object, lines: Lines) -> dict[str, int]:
-    """Line by name in a verdict."""
+def lines_of(data: object, lines: Lines) -> dict[str, int]:
+    """Line of each check and requirement of a parsed policy, by its name in a verdict."""
     found: dict[str, int] = {}
     for section, key, name in (("require", "report", "require:{}"), ("checks", "id", "{}")):
         rows = data.get(section) if isinstance(data, dict) else None

@@ -22,15 +22,14 @@ from servegate.gates.select import find_measure, find_report
 from servegate.gates.units import KNOWN, fraction
 from servegate.report.format import clean, plain_line, quantity
 from servegate.report.model import Measure, Report
+from servegate.stats.mde import normal_mde, pairs_mde
 from servegate.stats.power import (
     Chance,
     differences,
     extended_differences,
     extended_pairs,
     mde,
-    normal_mde,
     pairs,
-    pairs_mde,
     proportion,
     smallest,
 )

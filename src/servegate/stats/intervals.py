@@ -1,8 +1,7 @@
 """Confidence intervals for what a report states: proportions, means, and means of clustered items.
 
 A number without an interval cannot be judged three-way. All intervals are two-sided at `level`; a one-sided bound at
-confidence c is the end of the two-sided interval at level 2c − 1. `scipy.special` is used rather than `scipy.stats`,
-whose import alone takes longer than a gate may.
+confidence c is the end of the two-sided interval at level 2c − 1.
 """
 
 from __future__ import annotations
@@ -13,7 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import special
+
+from servegate.stats import special
 
 Floats = NDArray[np.float64]
 
@@ -76,8 +76,8 @@ def clopper_pearson(successes: int, n: int, level: float = 0.95) -> Interval:
     """
     check_counts(successes, n)
     tail = (1 - check_level(level)) / 2
-    low = 0.0 if successes == 0 else float(special.betaincinv(successes, n - successes + 1, tail))
-    high = 1.0 if successes == n else float(special.betaincinv(successes + 1, n - successes, 1 - tail))
+    low = 0.0 if successes == 0 else special.betaincinv(successes, n - successes + 1, tail)
+    high = 1.0 if successes == n else special.betaincinv(successes + 1, n - successes, 1 - tail)
     return Interval(low, high, level, "clopper-pearson")
 
 

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import special
 
+from servegate.stats import special
 from servegate.stats.intervals import check_level, cluster_index, finite, standard_error
 
 Floats = NDArray[np.float64]
@@ -92,7 +92,7 @@ def non_inferiority(
     check_level(confidence)
     differences = new - old
     sums, sizes = _totals(differences, clusters)
-    binary = bool(np.isin(new, (0, 1)).all() and np.isin(old, (0, 1)).all())
+    binary = all(bool(((scores == 0) | (scores == 1)).all()) for scores in (new, old))
     if binary and sums.size == new.size:
         return _tango(differences, margin, confidence)
     if sums.size < 2:
@@ -131,7 +131,7 @@ def mcnemar(worse: int, better: int) -> float:
     """
     if worse < 0 or better < 0:
         raise ValueError("counts are not negative")
-    return 1.0 if worse == 0 else float(special.betainc(worse, better + 1, 0.5))
+    return 1.0 if worse == 0 else special.betainc(worse, better + 1, 0.5)
 
 
 def tango_z(worse: ArrayLike, better: ArrayLike, n: int, difference: float) -> Floats:
@@ -160,7 +160,7 @@ def tango_z(worse: ArrayLike, better: ArrayLike, n: int, difference: float) -> F
 
 def tango_bounds(worse: int, better: int, n: int, confidence: float) -> tuple[float, float]:
     """One-sided bounds of the difference of paired proportions, each at `confidence`, by inverting `tango_z`."""
-    z = float(special.ndtri(check_level(confidence)))
+    z = special.ndtri(check_level(confidence))
 
     def solve(target: float) -> float:
         low, high = -1.0, 1.0  # z falls as the supposed difference rises
@@ -176,35 +176,46 @@ def tango_bounds(worse: int, better: int, n: int, confidence: float) -> tuple[fl
 
 
 def p_values(worse: ArrayLike, better: ArrayLike, n: int, margin: float) -> tuple[Floats, Floats]:
-    """p-values (pass, fail) of independent right-or-wrong pairs; the rule that `non_inferiority` applies.
-
-    Without a margin the exact McNemar test decides both sides. With one, Tango's statistic does, and "worse" must in
-    addition be shown by the exact test: the score test alone is only approximate, and a false alarm is what makes
-    people switch a gate off.
+    """p-values (pass, fail) of many runs of independent right-or-wrong pairs, by the rule of `p_values_of`.
 
     Args:
         worse, better: counts, any equal shapes.
     """
+    from scipy import special as arrays  # slow to import, and no verdict needs it
+
     b, c = np.asarray(worse, dtype=float), np.asarray(better, dtype=float)
-    exact_fail = np.where(b == 0, 1.0, special.betainc(np.maximum(b, 1), c + 1, 0.5))
+    exact_fail = np.where(b == 0, 1.0, arrays.betainc(np.maximum(b, 1), c + 1, 0.5))
     if margin == 0:
-        return np.where(c == 0, 1.0, special.betainc(np.maximum(c, 1), b + 1, 0.5)), exact_fail
+        return np.where(c == 0, 1.0, arrays.betainc(np.maximum(c, 1), b + 1, 0.5)), exact_fail
     z = tango_z(b, c, n, -margin)
-    return special.ndtr(-z), np.maximum(special.ndtr(z), exact_fail)
+    return arrays.ndtr(-z), np.maximum(arrays.ndtr(z), exact_fail)
+
+
+def p_values_of(worse: int, better: int, n: int, margin: float) -> tuple[float, float]:
+    """p-values (pass, fail) of independent right-or-wrong pairs.
+
+    Without a margin the exact McNemar test decides both sides. With one, Tango's statistic does, and "worse" must in
+    addition be shown by the exact test: the score test alone is only approximate, and a false alarm is what makes
+    people switch a gate off.
+    """
+    if margin == 0:
+        return mcnemar(better, worse), mcnemar(worse, better)
+    z = float(tango_z(worse, better, n, -margin))
+    return special.ndtr(-z), max(special.ndtr(z), mcnemar(worse, better))
 
 
 def _tango(differences: Floats, margin: float, confidence: float) -> Comparison:
     n = differences.size
     worse, better = int(np.count_nonzero(differences < 0)), int(np.count_nonzero(differences > 0))
     low, high = tango_bounds(worse, better, n, confidence)
-    p_pass, p_fail = p_values(worse, better, n, margin)
+    p_pass, p_fail = p_values_of(worse, better, n, margin)
     return Comparison(
         estimate=(better - worse) / n,
         low=low,
         high=high,
         confidence=confidence,
-        p_pass=float(p_pass),
-        p_fail=float(p_fail),
+        p_pass=p_pass,
+        p_fail=p_fail,
         error=None,
         n=n,
         clusters=n,
@@ -231,10 +242,10 @@ def _t(
     residuals = sums - centre * sizes
     error = math.sqrt(groups / (groups - 1) * float(residuals @ residuals)) / n
     freedom = groups - 1
-    half = float(special.stdtrit(freedom, confidence)) * error
+    half = special.stdtrit(freedom, confidence) * error
     gap = centre + margin
     t = gap / error if error > 0 else math.copysign(math.inf, gap)
-    p_fail = float(special.stdtr(freedom, t))
+    p_fail = special.stdtr(freedom, t)
     name = ("cluster-robust t" if bool((sizes != 1).any()) else "paired t") + (" + 2" if pseudo else "")
     return centre - half, centre + half, 1 - p_fail, p_fail, error, name
 
@@ -255,19 +266,19 @@ def _bca(sums: Floats, sizes: Floats, margin: float, confidence: float) -> tuple
     means.sort()
     # Ties count half: scores of few repeats are lattices.
     below = (np.count_nonzero(means < estimate) + np.count_nonzero(means <= estimate)) / (2 * REPLICATES)
-    bias = float(special.ndtri(np.clip(below, 1 / REPLICATES, 1 - 1 / REPLICATES)))
+    bias = special.ndtri(np.clip(below, 1 / REPLICATES, 1 - 1 / REPLICATES))
     left_out = (sums.sum() - sums) / (sizes.sum() - sizes)
     pulls = left_out.mean() - left_out
     spread = float(pulls @ pulls)
     skew = float((pulls**3).sum()) / (6 * spread**1.5) if spread > 0 else 0.0
 
     def bound(level: float) -> float:
-        shifted = bias + float(special.ndtri(level))
-        return float(np.quantile(means, float(special.ndtr(bias + shifted / (1 - skew * shifted)))))
+        shifted = bias + special.ndtri(level)
+        return float(np.quantile(means, special.ndtr(bias + shifted / (1 - skew * shifted))))
 
     at = (np.count_nonzero(means < -margin) + np.count_nonzero(means <= -margin)) / (2 * REPLICATES)
-    shifted = float(special.ndtri(np.clip(at, 0.5 / REPLICATES, 1 - 0.5 / REPLICATES))) - bias
-    p_pass = float(special.ndtr(shifted / (1 + skew * shifted) - bias))
+    shifted = special.ndtri(np.clip(at, 0.5 / REPLICATES, 1 - 0.5 / REPLICATES)) - bias
+    p_pass = special.ndtr(shifted / (1 + skew * shifted) - bias)
     return bound(1 - confidence), bound(confidence), p_pass, 1 - p_pass
 
 

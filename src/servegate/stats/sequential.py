@@ -8,17 +8,20 @@ Rowe, JRSS A 132:235, 1969; Jennison and Turnbull, Group Sequential Methods, 200
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import special
+
+from servegate.stats import special
 
 Spending = Literal["obrien-fleming", "pocock"]
 Floats = NDArray[np.float64]
 
 _POINTS = 801
+_ERFC = np.frompyfunc(math.erfc, 1, 1)
 
 
 def spent(shares: Sequence[float], alpha: float, spending: Spending = "obrien-fleming") -> Floats:
@@ -41,7 +44,7 @@ def spent(shares: Sequence[float], alpha: float, spending: Spending = "obrien-fl
         raise ValueError(f"a one-sided error lies in (0, 0.5), not {alpha}")
     if spending == "pocock":
         return np.asarray(alpha * np.log1p((np.e - 1) * t))
-    return np.asarray(2 * special.ndtr(-special.ndtri(1 - alpha / 2) / np.sqrt(t)))
+    return 2 * _ndtr(-special.ndtri(1 - alpha / 2) / np.sqrt(t))
 
 
 def nominal_levels(shares: Sequence[float], alpha: float, spending: Spending = "obrien-fleming") -> Floats:
@@ -59,7 +62,7 @@ def nominal_levels(shares: Sequence[float], alpha: float, spending: Spending = "
     Raises:
         ValueError: as `spent`.
     """
-    return np.asarray(special.ndtr(-limits(shares, alpha, spending)))
+    return _ndtr(-limits(shares, alpha, spending))
 
 
 def limits(shares: Sequence[float], alpha: float, spending: Spending = "obrien-fleming") -> Floats:
@@ -75,7 +78,7 @@ def limits(shares: Sequence[float], alpha: float, spending: Spending = "obrien-f
         low, high = -8.0, 8.0
         while high - low > 1e-9:
             middle = (low + high) / 2
-            crossing = float(weights @ special.ndtr((grid - middle * np.sqrt(now)) / sd))
+            crossing = float(weights @ _ndtr((grid - middle * np.sqrt(now)) / sd))
             low, high = (middle, high) if crossing > step[k] else (low, middle)
         found[k] = high
         new = np.linspace(-8.0 * np.sqrt(now), high * np.sqrt(now), _POINTS)
@@ -90,3 +93,7 @@ def _simpson(grid: Floats) -> Floats:
     weights[0] = weights[-1] = 1.0
     step = float(grid[1] - grid[0])
     return weights * (step / 3)
+
+
+def _ndtr(x: Floats) -> Floats:
+    return np.asarray(0.5 * _ERFC(-x / math.sqrt(2)), dtype=np.float64)

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import math
 
-from scipy import special
-
+from servegate.stats import special
 from servegate.stats.intervals import Interval, check_level
 
 
@@ -65,10 +64,10 @@ def rate_ratio(
     tail = (1 - check_level(level)) / 2
     low, high = 0.0, math.inf
     if new_events > 0:
-        share = float(special.betaincinv(new_events, old_events + 1, tail))
+        share = special.betaincinv(new_events, old_events + 1, tail)
         low = share / (1 - share) * old_exposure / new_exposure
     if old_events > 0:
-        share = float(special.betaincinv(new_events + 1, old_events, 1 - tail))
+        share = special.betaincinv(new_events + 1, old_events, 1 - tail)
         high = share / (1 - share) * old_exposure / new_exposure
     return Interval(low, high, level, "exact conditional rate ratio")
 
@@ -87,8 +86,8 @@ def rate_ratio_p(
     if new_events < 0 or old_events < 0 or not (new_exposure > 0 and old_exposure > 0 and supposed > 0):
         raise ValueError("counts are not negative; exposures and the supposed ratio are positive")
     share = supposed * new_exposure / (supposed * new_exposure + old_exposure)
-    at_most = 1.0 if old_events == 0 else float(special.betainc(old_events, new_events + 1, 1 - share))
-    at_least = 1.0 if new_events == 0 else float(special.betainc(new_events, old_events + 1, share))
+    at_most = 1.0 if old_events == 0 else special.betainc(old_events, new_events + 1, 1 - share)
+    at_least = 1.0 if new_events == 0 else special.betainc(new_events, old_events + 1, share)
     return at_most, at_least
 
 

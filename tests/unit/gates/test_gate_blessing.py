@@ -16,7 +16,7 @@ from servegate.endpoint import EndpointFacts
 from servegate.errors import ConfigError, InfrastructureError
 from servegate.gates import Policy, baseline_files
 from servegate.gates.baseline import Blessing
-from servegate.gates.files import decide, find_baselines, foresee
+from servegate.gates.files import decide, foresee
 from servegate.gates.noise import of_repeats
 from servegate.gates.plan import plan
 from servegate.report.model import Conditions, Finding, Interval, Measure, Report, Samples, Subject
@@ -106,12 +106,12 @@ def test_the_gate_finds_what_was_blessed_and_pairs_with_its_answers(
     rules = policy(tmp_path)
     monkeypatch.chdir(tmp_path)
     new = run(tmp_path / "new", scores(1000), release=NEW)
-    assert decide(rules, [new], find_baselines(rules, ()), None, now=NOW).outcome is Outcome.VOID
+    assert decide(rules, [new], (), None, now=NOW)[0].outcome is Outcome.VOID
     bless(baseline_files.DEFAULT, run(tmp_path / "old", scores(1000)))
     for path in (tmp_path / "old").iterdir():
         path.unlink()
     for given in ((), (baseline_files.DEFAULT,)):
-        result = decide(rules, [new], find_baselines(rules, given), None, now=NOW).results[0]
+        result = decide(rules, [new], given, None, now=NOW)[0].results[0]
         assert result.outcome is Outcome.PASS
         assert "0 lost and 0 won of 1,000 pairs" in result.message
 
@@ -122,9 +122,10 @@ def test_a_policy_without_comparisons_asks_for_no_baseline(tmp_path: Path, monke
     broken.mkdir(parents=True)
     (broken / "baseline.json").write_text("{")
     alone = policy(tmp_path, "version: 1\nname: p\nchecks:\n- {id: c, report: eval, expect: accuracy >= 50%}\n")
-    assert find_baselines(alone, ()) == ()
+    new = run(tmp_path / "new", scores(100), release=NEW)
+    assert decide(alone, [new], (), None, now=NOW)[0].results
     with pytest.raises(ConfigError, match="is not a valid Blessing"):
-        find_baselines(policy(tmp_path), ())
+        decide(policy(tmp_path), [new], (), None, now=NOW)
 
 
 @pytest.mark.parametrize(
@@ -152,7 +153,7 @@ def test_what_is_stale_or_measured_otherwise_is_refused_unless_allowed_by_name(t
 
     def judged(now: float = NOW, **more: Any) -> str:
         new = run(tmp_path / "new", scores(1000), release=NEW, **more)
-        result = decide(rules, [new], find_baselines(rules, [folder]), None, now=now).results[0]
+        result = decide(rules, [new], [folder], None, now=now)[0].results[0]
         return f"{result.outcome} {result.message}"
 
     assert judged(version="0.33.0").startswith("PASS")  # allowed by name
@@ -205,7 +206,7 @@ def test_answers_that_were_changed_are_found(tmp_path: Path) -> None:
     sidecar = report.with_name("records.jsonl")
     sidecar.write_text(sidecar.read_text().replace('"score":1.0', '"score":0.0', 1))
     with pytest.raises(ConfigError, match="has changed since"):
-        decide(rules, [new], find_baselines(rules, [folder]), None, now=NOW)
+        decide(rules, [new], [folder], None, now=NOW)
     text = json.loads(report.read_text())
     text["measures"][0]["value"] = 0.1
     report.write_text(json.dumps(text))

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from scipy import special
 
+from servegate.stats.mde import pairs_mde
 from servegate.stats.paired import non_inferiority, p_values
-from servegate.stats.power import mde, pairs, pairs_mde
+from servegate.stats.power import mde, pairs
 
 ALPHA = 0.05
 RUNS = 4000

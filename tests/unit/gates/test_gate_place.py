@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from servegate.gates import evaluate
-from servegate.gates.files import load_policy
+from servegate.gates.files import load_placed
 from servegate.gates.place import place
 from servegate.report.verdict import Verdict
 
@@ -34,7 +34,8 @@ def policy(tmp_path: Path) -> Path:
 
 
 def placed(policy: Path) -> Verdict:
-    return place(evaluate(load_policy(policy), [], now=1.0, decided_by="test"), policy)
+    rules, lines = load_placed(policy)
+    return place(evaluate(rules, [], now=1.0, decided_by="test"), policy, lines)
 
 
 def test_each_check_knows_its_line(policy: Path) -> None:

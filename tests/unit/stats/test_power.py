@@ -7,6 +7,7 @@ import pytest
 from scipy import stats
 
 from servegate.stats.intervals import wilson
+from servegate.stats.mde import normal_mde, pairs_mde
 from servegate.stats.paired import p_values
 from servegate.stats.power import (
     Chance,
@@ -14,9 +15,7 @@ from servegate.stats.power import (
     extended_differences,
     extended_pairs,
     mde,
-    normal_mde,
     pairs,
-    pairs_mde,
     proportion,
     smallest,
 )
