@@ -34,6 +34,13 @@ class Handler(BaseHTTPRequestHandler):
             self.answer(json.dumps(served).encode())
         elif kind == "status":
             self.answer(b"", int(argument))
+        elif kind.endswith("-on-green"):  # for copies of requests: only the slot that gets them misbehaves
+            if NAME != "green":
+                self.answer(NAME.encode())
+            elif kind.startswith("silent"):
+                time.sleep(60)
+            else:
+                self.answer(b"", 500)
         elif kind == "stream":
             self.stream(int(argument))
         elif kind == "silent":

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from servegate.errors import InfrastructureError, ServegateError
 from servegate.release import Release
@@ -31,6 +31,34 @@ class LeaseLostError(ServegateError):
 
 
 @dataclass(frozen=True)
+class Sticky:
+    """Users keep their slot while it has traffic, also when weights change.
+
+    Args:
+        by: cookie: the router gives every user a cookie with the slot; header: a hash of the header's value decides.
+        name: of the cookie or the header.
+        salt: tells one experiment's cookies from another's.
+    """
+
+    by: Literal["cookie", "header"]
+    name: str
+    salt: str = ""
+
+
+@dataclass(frozen=True)
+class Arrangement:
+    """How requests find their slot, beyond weights.
+
+    Args:
+        mirror: slot → percent of all requests of which it gets a copy; what it answers is thrown away.
+        sticky: None: every request is drawn anew.
+    """
+
+    mirror: Weights = field(default_factory=dict)
+    sticky: Sticky | None = None
+
+
+@dataclass(frozen=True)
 class RouteStatus:
     """What the data plane says of the weights.
 
@@ -38,11 +66,13 @@ class RouteStatus:
         accepted: the data plane serves by `weights`.
         weights: percent per slot as the data plane has them.
         message: why it does not, for people.
+        arrangement: None where the router knows only weights.
     """
 
     accepted: bool
     weights: Weights
     message: str = ""
+    arrangement: Arrangement | None = None
 
 
 class Router(Protocol):
@@ -61,6 +91,14 @@ class Router(Protocol):
 
     def verify(self) -> RouteStatus:
         """Whether the data plane really uses the weights last written."""
+
+
+@runtime_checkable
+class Arranging(Protocol):
+    """A router that can mirror, and keep users where they are."""
+
+    def arrange(self, arrangement: Arrangement, epoch: int) -> None:
+        """Make it the wanted one; the weights stay. The same again changes nothing. Raises as Router.write does."""
 
 
 @dataclass(frozen=True)
@@ -219,6 +257,8 @@ class Store(Protocol):
 
 
 __all__ = [
+    "Arrangement",
+    "Arranging",
     "ConflictError",
     "FencedError",
     "Histogram",
@@ -232,6 +272,7 @@ __all__ = [
     "Router",
     "SlotStatus",
     "Source",
+    "Sticky",
     "Store",
     "Weights",
     "Workload",

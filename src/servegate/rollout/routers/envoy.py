@@ -31,7 +31,8 @@ from servegate.endpoint import request
 from servegate.errors import ConfigError, InfrastructureError
 from servegate.process import Child
 from servegate.rollout.ports import Weights
-from servegate.rollout.routers.envoy_file import ROUTES, EnvoyFileRouter
+from servegate.rollout.routers.envoy_file import EnvoyFileRouter
+from servegate.rollout.routers.envoy_routes import ROUTES
 
 LOOPBACK = "127.0.0.1"
 ENDED = "servegate.ended"

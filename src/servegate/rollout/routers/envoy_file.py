@@ -12,7 +12,7 @@ import json
 import math
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,13 +22,10 @@ from servegate.contract import write_atomic
 from servegate.endpoint import request
 from servegate.errors import InfrastructureError
 from servegate.process import Child
-from servegate.rollout.ports import FencedError, RouteStatus, Weights
+from servegate.rollout.ports import Arrangement, FencedError, RouteStatus, Weights
+from servegate.rollout.routers import envoy_routes
+from servegate.rollout.routers.envoy_routes import ROUTES, UNITS
 
-ROUTES = "slots"
-"""Name of the route configuration."""
-SLOT_HEADER = "x-servegate-slot"
-UNITS = 10_000
-"""Envoy's weights are whole numbers: this many per percent."""
 LOCK_TIMEOUT = 2.0
 _VERSION = re.compile(r"^(\d{1,18})\.(\d{1,18})$")
 
@@ -40,6 +37,7 @@ class _Route:
     epoch: int
     serial: int
     weights: dict[str, float]
+    arrangement: Arrangement
 
     @property
     def version(self) -> str:
@@ -86,19 +84,42 @@ class EnvoyFileRouter:
             ValueError: the weights are not percent of known slots that sum to 100.
         """
         units = to_units(weights, self.slots)
+        self._change(epoch, lambda _: units, lambda arrangement: arrangement)
+
+    def arrange(self, arrangement: Arrangement, epoch: int) -> None:
+        """Mirror, and keep users where they are, as wanted; the weights stay.
+
+        Raises:
+            FencedError: the file carries a higher epoch.
+            InfrastructureError: the file cannot be read or written, or there are no weights yet.
+            ValueError: a slot is not known, or a share is no percentage.
+        """
+        for slot, share in arrangement.mirror.items():
+            if slot not in self.slots or not 0 < share <= 100:
+                raise ValueError(f"{share} % of the requests cannot be copied to slot {slot!r}")
+        self._change(epoch, lambda weights: to_units(weights, self.slots), lambda _: arrangement)
+
+    def _change(
+        self,
+        epoch: int,
+        units_of: Callable[[Weights], dict[str, int]],
+        arranged: Callable[[Arrangement], Arrangement],
+    ) -> None:
         with self._locked():
-            serial = 1
+            serial, weights, arrangement = 1, {}, Arrangement()
             if self.file.exists():
                 current = self._read()
                 if current.epoch > epoch:
                     raise FencedError(
                         f"weights were refused: epoch {epoch} is over, {self.file} was written under {current.epoch}"
                     )
-                same = current.weights == {slot: count / UNITS for slot, count in units.items()}
-                if same and current.epoch == epoch:
+                serial, weights, arrangement = current.serial + 1, current.weights, current.arrangement
+                same = weights == {slot: count / UNITS for slot, count in units_of(weights).items()}
+                if same and arranged(arrangement) == arrangement and current.epoch == epoch:
                     return
-                serial = current.serial + 1
-            document = self._document(units, f"{epoch}.{serial}")
+            document = envoy_routes.document(
+                units_of(weights), arranged(arrangement), f"{epoch}.{serial}", self.idle_timeout
+            )
             write_atomic(self.file, (json.dumps(document, indent=1) + "\n").encode())
 
     def verify(self) -> RouteStatus:
@@ -115,8 +136,8 @@ class EnvoyFileRouter:
             return RouteStatus(False, {}, "envoy has no route yet")
         if active.version != wanted.version or active.weights != wanted.weights:
             message = f"envoy routes by version {active.version}, written is {wanted.version}"
-            return RouteStatus(False, active.weights, message)
-        return RouteStatus(True, active.weights)
+            return RouteStatus(False, active.weights, message, active.arrangement)
+        return RouteStatus(True, active.weights, arrangement=active.arrangement)
 
     def _read(self) -> _Route:
         try:
@@ -163,38 +184,6 @@ class EnvoyFileRouter:
                     time.sleep(0.01)
             yield
 
-    def _document(self, units: dict[str, int], version: str) -> dict[str, Any]:
-        clusters = [
-            {
-                "name": slot,
-                "weight": count,
-                "response_headers_to_add": [
-                    {"header": {"key": SLOT_HEADER, "value": slot}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
-                ],
-            }
-            for slot, count in units.items()
-        ]
-        route = {
-            "timeout": "0s",
-            # Without retries a "try" is the request: this is the idle timeout that is counted for the slot.
-            "retry_policy": {"num_retries": 0, "per_try_idle_timeout": f"{self.idle_timeout:g}s"},
-            "weighted_clusters": {"clusters": clusters},
-        }
-        # Envoy passes over a route that is equal to the one it has, and goes on naming the old version: the version
-        # is made part of the route, so that a new epoch with the same weights is seen to have arrived.
-        marked = {"match": {"prefix": "/"}, "route": route, "metadata": {"filter_metadata": {ROUTES: {"v": version}}}}
-        return {
-            "version_info": version,
-            "resources": [
-                {
-                    "@type": "type.googleapis.com/envoy.config.route.v3.RouteConfiguration",
-                    "name": ROUTES,
-                    "validate_clusters": True,
-                    "virtual_hosts": [{"name": "all", "domains": ["*"], "routes": [marked]}],
-                }
-            ],
-        }
-
 
 def to_units(weights: Weights, slots: Sequence[str]) -> dict[str, int]:
     """Percent as Envoy's whole numbers, one for every slot, their sum exactly 100 percent.
@@ -223,6 +212,5 @@ def _route(version: Any, resource: Any) -> _Route:
     match = _VERSION.match(str(version))
     if match is None:
         raise ValueError(f"version {version!r}")
-    clusters = resource["virtual_hosts"][0]["routes"][0]["route"]["weighted_clusters"]["clusters"]
-    weights = {str(cluster["name"]): int(cluster.get("weight", 0)) / UNITS for cluster in clusters}
-    return _Route(int(match[1]), int(match[2]), weights)
+    weights, arrangement = envoy_routes.read(resource)
+    return _Route(int(match[1]), int(match[2]), weights, arrangement)
