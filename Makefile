@@ -7,8 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 ENGINE ?= simulator
-LOCK_ARGS := --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header \
-	--extra dev --extra all
+LOCK_ARGS := --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header
 
 .PHONY: help setup demo test test-all bench check format schemas lock clean
 
@@ -34,7 +33,7 @@ test: $(READY) ## unit tests and the local end to end with the simulator
 	@$(BIN)/python -m pytest -n 2 --dist loadfile tests/e2e
 
 test-all: $(READY) chromium prometheus image-tools ## what `make test` leaves out: a real browser, Prometheus, image builds, the engine
-	@$(BIN)/python -m pytest tests/browser tests/prometheus tests/image tests/engine
+	@$(BIN)/python -m pytest tests/action tests/browser tests/prometheus tests/image tests/engine
 
 # A browser to look at the report with; Debian's package, because no other source is as easy to trust.
 .PHONY: chromium
@@ -75,7 +74,9 @@ schemas: $(READY) ## write the published JSON Schemas
 	@$(BIN)/servegate schema --write docs/schemas
 
 lock: ## pin the dependencies anew (needs uv)
-	@uv pip compile --quiet --upgrade $(LOCK_ARGS) pyproject.toml -o requirements.lock
+	@uv pip compile --quiet --upgrade $(LOCK_ARGS) --extra dev --extra all pyproject.toml -o requirements.lock
+	@uv pip compile --quiet $(LOCK_ARGS) --constraint requirements.lock --group build pyproject.toml \
+		-o requirements-action.lock
 
 clean: ## remove what the targets made
 	@rm -rf $(VENV) out .mypy_cache .ruff_cache .pytest_cache
