@@ -166,7 +166,7 @@ def _alert(verdict: Verdict) -> list[str]:
     head = f"> **{verdict.outcome}: {name} {_MEANS[verdict.outcome]}** (policy {escape(verdict.policy, 80)}"
     if verdict.outcome is Outcome.PASS:
         warned = notable(verdict.results)
-        note = f"; {len(warned)} did not pass and only warn" if warned else ""
+        note = f"; {len(warned)} did not pass, which only warns" if warned else ""
         return [f"> [!{_ALERT[verdict.outcome]}]", f"{head}; {total}{note})", ""]
     did = {Outcome.FAIL: "failed", Outcome.VOID: "void", Outcome.INCONCLUSIVE: "undecided"}[verdict.outcome]
     lines = [f"> [!{_ALERT[verdict.outcome]}]", f"{head}; {len(decisive)} of {total} {did})", ">"]

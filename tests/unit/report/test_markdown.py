@@ -131,7 +131,7 @@ def test_the_alert_says_how_bad_it_is(outcome: Outcome, alert: str, says: str, v
 
 
 def test_a_pass_names_the_checks_that_only_warn(verdict: Callable[..., Verdict]) -> None:
-    assert "(policy release; 3 checks; 1 did not pass and only warn)" in verdict_markdown(verdict())
+    assert "(policy release; 3 checks; 1 did not pass, which only warns)" in verdict_markdown(verdict())
 
 
 def markup_is_ours(text: str, compared: Compared) -> Seen:
