@@ -13,6 +13,7 @@ from servegate.errors import ConfigError
 from servegate.gates.checks import Baseline, Check, Margin
 from servegate.gates.fingerprint import differences
 from servegate.gates.pairs import Answers, Pairs, answers_of, pair
+from servegate.gates.prices import Prices
 from servegate.gates.select import find_measure, find_report, label
 from servegate.gates.units import KNOWN, misfit
 from servegate.report.format import clean, duration, percent, plural, quantity, words
@@ -79,6 +80,7 @@ def compare(
     baselines: Sequence[Report],
     answers: Answers,
     now: float,
+    prices: Prices | None = None,
 ) -> Compared:
     """Judge one measure against its baseline.
 
@@ -91,7 +93,7 @@ def compare(
     old = _baseline(check, rule, report, baselines, now)
     if isinstance(old, str):
         return _void(old)
-    other = find_measure(check.target, old)
+    other = find_measure(check.target, old, prices)
     if isinstance(other, str):
         return _void(f"baseline: {other}")
     if other.value is None or other.n == 0 or other.unit != measure.unit:
@@ -101,6 +103,11 @@ def compare(
     if accepted.amount is not None and not accepted.amount.fits(measure.unit):
         raise ConfigError(f"check {check.id}: {measure.key}: {misfit(accepted.amount, measure.unit)}")
 
+    if accepts_all(accepted.loss(other.value), other.value, measure.unit, higher=higher):
+        return _void(
+            f"the baseline is {quantity(other.value, measure.unit)}: a margin of {rule.margin} accepts a loss of all "
+            "there is, and could never fail"
+        )
     paired = _pairs(measure, report, other, old, answers) if higher else "only scores are paired"
     thin = _coverage(check, rule, measure, other, paired)
     if thin is not None:
@@ -145,6 +152,13 @@ def compare(
         won=numbers.won,
         discordant=paired.discordant(_KEPT_ITEMS) if isinstance(paired, Pairs) else (),
     )
+
+
+def accepts_all(loss: float, value: float, unit: str, *, higher: bool) -> bool:
+    """Whether no value there is would be worse than the baseline by more than the margin."""
+    if higher:
+        return unit != "score" and loss > 0 and value - loss <= 0
+    return unit == "fraction" and value + loss >= 1
 
 
 def _baseline(check: Check, rule: Baseline, report: Report, baselines: Sequence[Report], now: float) -> Report | str:

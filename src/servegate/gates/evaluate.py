@@ -16,6 +16,7 @@ from servegate.gates.checks import Check, Severity
 from servegate.gates.compare import Compared, compare
 from servegate.gates.pairs import Answers
 from servegate.gates.policy import Group, Policy, Requirement
+from servegate.gates.prices import Prices
 from servegate.gates.select import find_measure, find_report, label, same_subject
 from servegate.gates.units import misfit
 from servegate.release import Release
@@ -51,8 +52,8 @@ def evaluate(
     *,
     answers: Answers = _NO_ANSWERS,
     release: Release | str | None = None,
-    now: float,
-    decided_by: str,
+    now: float | None = None,
+    decided_by: str = "library",
 ) -> Verdict:
     """Judge reports by a policy.
 
@@ -62,18 +63,22 @@ def evaluate(
         baseline: the same of an earlier release, for checks against a baseline.
         answers: records behind both, by digest of the sidecar; without them nothing is paired.
         release: the release that is judged, or its digest `sha256:…`; None: the one the reports are of.
-        now: seconds since the Unix epoch.
+        now: seconds since the Unix epoch; None: when the newest report was finished, unless something must be younger
+            than an age.
         decided_by: who or what runs the gate.
 
     Raises:
         ConfigError: the question makes no sense: reports of different releases and none named, two reports where one
-            is meant, a unit or a direction that does not fit the measure, a baseline that is the candidate itself.
+            is meant, a unit or a direction that does not fit the measure, a baseline that is the candidate itself, an
+            age that is asked for and no `now`.
     """
+    now = _moment(policy, reports) if now is None else now
     reports = list({report.identity(): report for report in reports}.values())
     digest = release.identity() if isinstance(release, Release) else release
     digest = digest or same_subject(reports)
     results = [_require(requirement, reports, release, digest, now) for requirement in policy.require]
-    found = {check.id: _check(check, reports, digest, baseline, answers, now) for check in policy.checks}
+    prices = policy.prices
+    found = {check.id: _check(check, reports, digest, baseline, answers, now, prices) for check in policy.checks}
     for group in policy.groups:
         found |= _corrected(group, found)
     results += [_result(item) for item in found.values()]
@@ -90,6 +95,15 @@ def evaluate(
         decided_by=decided_by,
         tool=TOOL,
     )
+
+
+def _moment(policy: Policy, reports: Sequence[Report]) -> float:
+    """When a verdict that depends on no age is given: a pure function reads no clock."""
+    ages = [requirement.id for requirement in policy.require if requirement.max_age is not None]
+    ages += [check.id for check in policy.checks if check.baseline is not None and check.baseline.max_age is not None]
+    if ages:
+        raise ConfigError(f"{ages[0]} asks for an age: give `now`, in seconds since the Unix epoch")
+    return max((report.finished for report in reports), default=0.0)
 
 
 def _require(
@@ -141,6 +155,7 @@ def _check(
     baseline: Sequence[Report],
     answers: Answers,
     now: float,
+    prices: Prices | None,
 ) -> _Found:
     report = find_report(check.report, reports)
     if isinstance(report, str):
@@ -154,11 +169,11 @@ def _check(
         return _Found(check, Outcome.VOID, f"{label(report)} is void: {void.code}: {clean(void.message, 300)}", report)
     if check.no_findings is not None:
         return _findings(check, report, check.no_findings)
-    measure = find_measure(check.target, report)
+    measure = find_measure(check.target, report, prices)
     if isinstance(measure, str):
         return _Found(check, Outcome.VOID, measure, report)
     if check.baseline is not None:
-        found = compare(check, check.baseline, report, measure, baseline, answers, now)
+        found = compare(check, check.baseline, report, measure, baseline, answers, now, prices)
         return _Found(check, found.outcome, found.message, report, measure, found)
     return _absolute(check, report, measure)
 

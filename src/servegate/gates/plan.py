@@ -15,9 +15,11 @@ from types import MappingProxyType
 from scipy import special
 
 from servegate.gates.checks import Baseline, Check
+from servegate.gates.compare import accepts_all
 from servegate.gates.noise import Noise, of_repeats, of_runs
 from servegate.gates.pairs import Answers, answers_of
 from servegate.gates.policy import Policy
+from servegate.gates.prices import Prices
 from servegate.gates.select import find_measure, find_report
 from servegate.gates.units import KNOWN, fraction
 from servegate.report.format import clean, plain_line, quantity
@@ -84,7 +86,7 @@ def plan(
     Raises:
         ConfigError: two reports where one is meant.
     """
-    return [_plan(check, baseline, again, answers or {}, noise) for check in policy.checks]
+    return [_plan(check, baseline, again, answers or {}, noise, policy.prices) for check in policy.checks]
 
 
 def _plan(
@@ -93,6 +95,7 @@ def _plan(
     again: Sequence[Report],
     answers: Answers,
     kept: Mapping[str, Sequence[Noise]],
+    prices: Prices | None,
 ) -> Planned:
     if check.no_findings is not None:
         return Planned(check.id, note="findings are counted, not estimated")
@@ -101,7 +104,7 @@ def _plan(
         return _unknown(check, f"needs a report of the model as it is: {report}")
     if report.void is not None:
         return _unknown(check, f"the report is void: {report.void.code}")
-    measure = find_measure(check.target, report)
+    measure = find_measure(check.target, report, prices)
     if isinstance(measure, str):
         return _unknown(check, measure)
     if measure.value is None or measure.n == 0:
@@ -110,6 +113,9 @@ def _plan(
         return _absolute(check, measure, measure.value)
     rule = check.baseline
     higher = (measure.better or KNOWN.get(measure.name, (None, None))[1]) == "higher"
+    loss = rule.accepted.loss(measure.value)
+    if accepts_all(loss, measure.value, measure.unit, higher=higher):
+        return _unknown(check, f"a margin of {rule.margin} accepts a loss of all there is, and could never fail")
     own = answers_of(measure, report, answers) if higher else "only scores are paired"
     if isinstance(own, str):
         return _unpaired(check, rule, measure, measure.value, own)
@@ -159,7 +165,8 @@ def _scored(check: Check, rule: Baseline, value: float, n: int, discordance: flo
         return extended_pairs(looks, discordance, loss, _levels(rule), drop)
 
     guess = pairs_mde(n, discordance, margin, 1 - rule.alpha)
-    return _finished(check, rule, value, n, chance, mde(lambda drop: chance(n, margin, drop), margin, guess), how)
+    effect = mde(lambda drop: chance(n, margin, drop), margin, guess)
+    return _finished(check, rule, value, n, chance, effect, how, most=value)
 
 
 def _continuous(
@@ -176,7 +183,8 @@ def _continuous(
         return extended_differences(looks, error, loss, _levels(rule), drop)
 
     guess = normal_mde(per_item / math.sqrt(n), 1 - rule.alpha)
-    return _finished(check, rule, value, n, chance, mde(lambda drop: chance(n, margin, drop), margin, guess), how)
+    effect = mde(lambda drop: chance(n, margin, drop), margin, guess)
+    return _finished(check, rule, value, n, chance, effect, how, most=value)
 
 
 def _unpaired(check: Check, rule: Baseline, measure: Measure, value: float, why: str) -> Planned:
@@ -209,13 +217,17 @@ def _finished(
     effect: float | None,
     how: str,
     unit: str = "fraction",
+    most: float | None = None,
 ) -> Planned:
     margin = rule.accepted.loss(value)
     unchanged = chance(n, margin).passes
     drop = _drop(rule, value)
     accepted = unchanged >= ENOUGH or check.severity == "warn"
     note = how
-    if not accepted:
+    if accepted and check.severity == "block" and most is not None and (effect is None or margin + effect > most):
+        accepted = False
+        note += f"; a loss of all there is ({loss_words(most, unit)}) would not FAIL in 80 % of the runs: measure more"
+    elif not accepted:
         size = smallest(lambda more: chance(more, margin).passes >= ENOUGH, n, 200_000) if margin > 0 else None
         least = _least(lambda loss: chance(n, loss).passes >= ENOUGH, margin)
         would = [f"n {size:,}" if size else "", f"a margin of {loss_words(least, unit)}" if least else ""]

@@ -14,6 +14,7 @@ from pydantic import AfterValidator, Field, model_validator
 from servegate.config import Config
 from servegate.contract import Sha256, canonical_json, sha256
 from servegate.gates.checks import Check, ReportName, age
+from servegate.gates.prices import Prices
 from servegate.gates.units import seconds
 
 
@@ -58,6 +59,7 @@ class Policy(Config):
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
     description: str = Field("", max_length=2000)
     require: tuple[Requirement, ...] = ()
+    prices: Prices | None = Field(None, description="what turns tokens and time into cost, for checks of cost")
     # The length is checked below: pydantic would count a check with a mistake as missing and say so as well.
     checks: Annotated[tuple[Check, ...], Field(json_schema_extra={"minItems": 1, "maxItems": 500})]
 

@@ -12,11 +12,17 @@ from collections.abc import Sequence
 from servegate.errors import ConfigError
 from servegate.gates.checks import matches
 from servegate.gates.expression import MeasureName
+from servegate.gates.prices import Prices, priced
 from servegate.report.format import clean, short_hash
 from servegate.report.model import Measure, Report
 
 # What a person means who names no statistic.
 _USUAL = ("mean", "rate", "total")
+_PRICED = {
+    "cost": "`prices` of tokens in the policy, and totals of tokens in the report",
+    "cost_per_request": "`prices` of tokens in the policy, and totals of tokens in the report",
+    "cost_per_million_tokens": "the price of an `hour` in the policy, and output_throughput in the report",
+}
 
 
 def label(report: Report) -> str:
@@ -41,11 +47,12 @@ def find_report(name: str, reports: Sequence[Report]) -> Report | str:
     return f"no {name} report was given (given: {given})"
 
 
-def find_measure(target: MeasureName, report: Report) -> Measure | str:
+def find_measure(target: MeasureName, report: Report, prices: Prices | None = None) -> Measure | str:
     """The measure meant, or why there is none, with the nearest names."""
+    measures = priced(report, prices)
     same = [
         measure
-        for measure in report.measures
+        for measure in measures
         if (measure.name, measure.slice, measure.slot) == (target.name, target.slice, target.slot)
     ]
     if target.statistic is not None:
@@ -58,11 +65,13 @@ def find_measure(target: MeasureName, report: Report) -> Measure | str:
         return usual[0]
     if same:
         return same[0]
-    keys = [measure.key for measure in report.measures]
+    keys = [measure.key for measure in measures]
     wanted = str(target).replace(" ", ".")
     near = difflib.get_close_matches(wanted, keys, n=3, cutoff=0.4) or [
         key for key in keys if key.partition(".")[0] == target.name
     ]
+    if target.name in _PRICED:
+        return f"{label(report)} has no {target}: it needs {_PRICED[target.name]}"
     if near:
         return f"{label(report)} has no measure {target}; nearest: {', '.join(clean(key, 80) for key in near[:3])}"
     shown = ", ".join(clean(key, 80) for key in keys[:10])

@@ -61,7 +61,11 @@ KNOWN: dict[str, tuple[Unit, Literal["higher", "lower"]]] = {
     "queue_time": ("seconds", "lower"),
     "error_rate": ("fraction", "lower"),
     "accuracy": ("fraction", "higher"),
+    "goodput": ("fraction", "higher"),
     "output_throughput": ("tokens/second", "higher"),
+    "cost": ("usd", "lower"),
+    "cost_per_request": ("usd", "lower"),
+    "cost_per_million_tokens": ("usd", "lower"),
 }
 
 

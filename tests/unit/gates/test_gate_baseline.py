@@ -459,3 +459,10 @@ def test_mistakes_in_a_group(group: dict[str, Any], says: str) -> None:
     sure = {"measure": "accuracy", "baseline": {"margin": "3pp", "confidence": "99%"}}
     with pytest.raises(ConfigError, match=says):
         policy(against, against, {"expect": "accuracy > 1%"}, looks, sure, groups=[{"id": "g", **group}])
+
+
+def test_a_margin_that_accepts_a_loss_of_everything_is_void() -> None:
+    old, new = (Run(answers(part), release) for part, release in zip(scores(100, right=0.1), (OLD, NEW), strict=True))
+    found = one({"margin": "15pp"}, new, old)
+    assert found.outcome is Outcome.VOID
+    assert "the baseline is 10 %: a margin of 15pp accepts a loss of all there is" in found.message

@@ -210,3 +210,13 @@ def test_the_table_is_safe_in_a_log() -> None:
     lines = table([Planned("c", note="::error::\x1b[31mx"), Planned("d", 5, "fraction", 0.1, 0.5, 0.2, 0.3, False)])
     assert not any(line.lstrip().startswith("::") or "\x1b" in line for line in lines)
     assert "REFUSED" in lines[-1]
+
+
+def test_what_could_never_fail_is_refused() -> None:
+    first, second, answers = aa(400, 40)
+    all_of_it = one(against("85pp"), first, again=(second,), answers=answers)
+    assert not all_of_it.accepted
+    assert "could never fail" in all_of_it.note
+    nearly = one(against("74pp"), first, again=(second,), answers=answers)
+    assert not nearly.accepted
+    assert "would not FAIL in 80 % of the runs" in nearly.note
