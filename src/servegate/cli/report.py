@@ -61,7 +61,11 @@ def show(file: Path, shape: str, output: Path | None) -> None:
     "--report", "reports", multiple=True, type=click.Path(path_type=Path), help="Report it rests on; once per report."
 )
 @click.option(
-    "--baseline", "baselines", multiple=True, type=click.Path(path_type=Path), help="Report it was compared with."
+    "--baseline",
+    "baselines",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="Report it was compared with, once per report; or a folder of baselines.",
 )
 @click.option("--comment", is_flag=True, help="Write or update a comment on the pull request; needs GITHUB_TOKEN.")
 @click.option("--comment-key", help="Tells the comments of several gates apart; default: the policy's file.")

@@ -159,8 +159,9 @@ def load_reports(paths: Sequence[Path]) -> list[Report]:
 
 def load_backing(reports: Sequence[Path], baselines: Sequence[Path]) -> Backing:
     """Read what a verdict rests on, for views that show more than the verdict holds. Raises ConfigError."""
-    given, before = load_reports(reports), load_reports(baselines)
-    return Backing(given, before, load_answers([*reports, *baselines], [*given, *before]))
+    files = baseline_files.found(baselines).reports if baselines else ()
+    given, before = load_reports(reports), load_reports(files)
+    return Backing(given, before, load_answers([*reports, *files], [*given, *before]))
 
 
 def load_answers(paths: Sequence[Path], reports: Sequence[Report]) -> dict[str, list[EvalRecord]]:
