@@ -21,6 +21,12 @@ def command() -> None:
 @click.option("--limit", type=int, metavar="N", help="Ask N items only, drawn by the seed.")
 @click.option("--seed", type=int, help="Seed instead of the suite's.")
 @click.option("--resume", is_flag=True, help="Keep the scores an interrupted run left in the folder; ask the rest.")
+@click.option(
+    "--answers",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Ask until there are N: more items first, then repeats. What an earlier run in the folder measured is kept.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 def run(
     suite: Path,
@@ -31,6 +37,7 @@ def run(
     limit: int | None,
     seed: int | None,
     resume: bool,
+    answers: int | None,
     as_json: bool,
 ) -> None:
     """Ask SUITE and measure how many answers are right.
@@ -40,8 +47,8 @@ def run(
     """
     from rich.console import Console
 
-    from servegate.errors import NoVerdictError
-    from servegate.evals.journal import RECORDS
+    from servegate.errors import ConfigError, NoVerdictError
+    from servegate.evals.journal import RECORDS, RUN
     from servegate.evals.runner import run as run_suite
     from servegate.evals.suite import load_suite
     from servegate.evals.view import shown_progress, wrong
@@ -51,13 +58,20 @@ def run(
     loaded = load_suite(suite)
     if seed is not None:
         loaded = loaded.with_seed(seed)
+    if limit is not None and answers is not None:
+        raise ConfigError("--limit and --answers both say how much is asked: give one")
     if limit is not None:
         loaded = loaded.limited(limit)
+    if answers is not None:
+        loaded = loaded.answering(answers)
     endpoint, subject, _ = resolve(base_url, model, release)
     folder = output or Path("out/evals") / loaded.config.name
+    extend = answers is not None and (folder / RUN).exists()
     try:
         with shown_progress(loaded.config.name) as progress:
-            report = run_suite(loaded, endpoint, folder, subject=subject, resume=resume, progress=progress)
+            report = run_suite(
+                loaded, endpoint, folder, subject=subject, resume=resume, extend=extend, progress=progress
+            )
     except KeyboardInterrupt:
         click.echo(f"The answers until now are in {folder}; the same command with --resume goes on.", err=True)
         raise

@@ -23,6 +23,8 @@ from servegate.report.records import EvalRecord, to_line, write_records
 
 RUN, RECORDS, REPORT = "run.json", "records.jsonl", "report.json"
 Key = tuple[str, int, str]
+# How much is asked: what an extension may change.
+_AMOUNT = frozenset(("limit", "repeats"))
 
 
 class RunState(Contract):
@@ -76,8 +78,8 @@ def key_of(record: EvalRecord) -> Key:
 
 
 @contextlib.contextmanager
-def opened(folder: Path, state: RunState, resume: bool) -> Iterator[Journal]:
-    """Begin a run in a folder, or go on with the one that is there.
+def opened(folder: Path, state: RunState, resume: bool, extend: bool = False) -> Iterator[Journal]:
+    """Begin a run in a folder, or go on with the one that is there; `extend`: with more items or repeats than it had.
 
     A report of an earlier run is removed first: a folder never holds records of one run and the report of another.
 
@@ -96,7 +98,7 @@ def opened(folder: Path, state: RunState, resume: bool) -> Iterator[Journal]:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise ConfigError(f"{folder}: another run is writing there; choose another --output") from error
-        records = _resumed(folder, state) if resume else []
+        records = _resumed(folder, state, _AMOUNT if extend else frozenset()) if resume or extend else []
         try:
             (folder / REPORT).unlink(missing_ok=True)
             # Rewritten whole: a torn last line is gone, and so is what will be asked again.
@@ -112,17 +114,27 @@ def opened(folder: Path, state: RunState, resume: bool) -> Iterator[Journal]:
         os.close(handle)
 
 
-def _resumed(folder: Path, state: RunState) -> list[EvalRecord]:
+def _resumed(folder: Path, state: RunState, free: frozenset[str]) -> list[EvalRecord]:
     if not (folder / RUN).exists():
         raise ConfigError(f"{folder}: holds no run to resume")
     before = RunState.read(folder / RUN)
     old, new = _flat(before), _flat(state)
-    changed = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
+    changed = sorted(key for key in (old.keys() | new.keys()) - free if old.get(key) != new.get(key))
     if changed:
         what = "; ".join(f"{key}: {old.get(key)} there, {new.get(key)} now" for key in changed)
         raise ConfigError(f"{folder}: the run there is another one and cannot be resumed: {what}")
+    if free and not _within(old, new):
+        raise ConfigError(f"{folder}: the run there asks for more already; choose another --output or a larger number")
     # What has no score was not measured, so it is asked again.
     return [record for record in _readable(folder / RECORDS) if record.score is not None]
+
+
+def _within(old: dict[str, object], new: dict[str, object]) -> bool:
+    """Whether a run asks for nothing that the other does not."""
+    (old_limit, old_repeats), (new_limit, new_repeats) = (
+        [float(str(run.get(key, "inf"))) for key in ("limit", "repeats")] for run in (old, new)
+    )
+    return old_limit <= new_limit and old_repeats <= new_repeats
 
 
 def _flat(state: RunState) -> dict[str, object]:

@@ -48,6 +48,7 @@ def run(
     *,
     subject: Subject | None = None,
     resume: bool = False,
+    extend: bool = False,
     progress: Callable[[Progress], None] | None = None,
     clock: Clock | None = None,
 ) -> Report:
@@ -59,6 +60,7 @@ def run(
         output: folder for report.json, records.jsonl and run.json; an earlier run there is replaced.
         subject: what is judged; None: the endpoint, by what it says of itself.
         resume: keep the scores an earlier run left in `output`, and ask the rest.
+        extend: the same for a run that asked for fewer items or repeats (see `Suite.answering`).
         progress: called after each question.
         clock: seconds since the Unix epoch; must not go back.
 
@@ -67,7 +69,8 @@ def run(
 
     Raises:
         InfrastructureError: nobody answers at the endpoint, or `output` cannot be written.
-        ConfigError: `resume` where another run was, or another run is writing there.
+        ConfigError: `resume` or `extend` where another run was, `extend` where more was asked, or another run is
+            writing there.
         KeyboardInterrupt: after a void report of what was measured was written; `resume` goes on from there.
     """
     from servegate.evals.measures import findings, measures  # brings numpy and scipy
@@ -95,7 +98,8 @@ def run(
         model=facts.model,
         engine_version=facts.version,
     )
-    with opened(output, state, resume) as journal:
+    wanted = [_blank(task, repeat) for repeat in range(config.repeats) for task in suite.tasks]
+    with opened(output, state, resume, extend) as journal:
         started = now()
         session = _Session(suite, endpoint, facts, journal, progress, now)
         interrupted = False
@@ -103,7 +107,6 @@ def run(
             asyncio.run(session.ask_all())
         except KeyboardInterrupt:
             interrupted = True
-        wanted = [_blank(task, repeat) for repeat in range(config.repeats) for task in suite.tasks]
         found = findings(journal.records, len(wanted), config.max_unanswered, session.died)
         if interrupted:
             message = f"interrupted after {len(journal.records)} of {len(wanted)} questions"

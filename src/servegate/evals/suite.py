@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from servegate.evals.scorers import KINDS, AnyScorer, Exact, Scorer, ScoringErro
 
 LARGEST_FILE = 256 * 1024 * 1024
 LONGEST_LINE = 4 * 1024 * 1024
+MOST_REPEATS = 1000
 MOST_PROBLEMS = 20
 
 
@@ -47,7 +49,7 @@ class SuiteConfig(Config):
     prompt: Text = Field("{input}", description="template of the last turn; {input} stands for the item's text")
     request: RequestParameters = Field(default_factory=RequestParameters, description="parameters of every request")
     concurrency: Annotated[int, Field(ge=1, le=256)] = Field(8, description="questions asked at the same time")
-    repeats: Annotated[int, Field(ge=1, le=1_000)] = Field(1, description="times each item is asked")
+    repeats: Annotated[int, Field(ge=1, le=MOST_REPEATS)] = Field(1, description="times each item is asked")
     timeout: Annotated[float, Field(gt=0, le=3_600)] = Field(
         60.0, description="seconds for one answer, with its retries"
     )
@@ -114,6 +116,20 @@ class Suite:
         drawn = sorted(self.tasks, key=lambda task: hashlib.sha256(f"{seed}:{task.item.id}".encode()).digest())[:limit]
         kept = {task.item.id for task in drawn}
         return replace(self, tasks=tuple(task for task in self.tasks if task.item.id in kept), limit=limit)
+
+    def answering(self, answers: int) -> Suite:
+        """The same suite asked for at least so many answers: more of its items first, then more repeats of all.
+
+        What a smaller number asks for a larger one asks for too, so a run can be extended. Raises ConfigError when the
+        number is not positive, or the items would have to be repeated more than 1,000 times.
+        """
+        repeats = self.config.repeats
+        if answers <= repeats * (len(self.tasks) - 1):
+            return self.limited(math.ceil(answers / repeats))
+        most = math.ceil(answers / len(self.tasks))
+        if most > MOST_REPEATS:
+            raise ConfigError(f"{answers} answers are more than {MOST_REPEATS:,} to each of {len(self.tasks)} items")
+        return replace(self, config=self.config.model_copy(update={"repeats": max(repeats, most)}))
 
 
 def load_suite(path: Path) -> Suite:

@@ -27,6 +27,8 @@ from servegate.stats.sequential import nominal_levels
 _SHOWN_IDS = 5
 # A verdict travels: of each kind it keeps so many items; all of them are in the records.
 _KEPT_ITEMS = 100
+# A run that may be extended differs from its baseline in how much was asked, and in nothing else.
+_AMOUNT = ("other.limit", "other.repeats")
 
 
 @dataclass(frozen=True)
@@ -174,7 +176,7 @@ def _baseline(check: Check, rule: Baseline, report: Report, baselines: Sequence[
     age = now - old.finished
     if rule.max_age is not None and age > rule.max_age:
         return f"the baseline is {duration(age)} old; the policy wants it younger than {rule.younger_than}"
-    unlike = differences(report, old, rule.allow)
+    unlike = differences(report, old, (*rule.allow, *(_AMOUNT if rule.looks else ())))
     if unlike:
         return f"not measured alike, so not compared ({'; '.join(unlike)}); `allow` lets conditions differ by name"
     return old
@@ -202,7 +204,8 @@ def _coverage(check: Check, rule: Baseline, measure: Measure, other: Measure, pa
         if paired.changed and "dataset_sha256" not in rule.allow:
             shown = _ids(list(paired.changed))
             return f"{plural(len(paired.changed), 'item')} changed between the runs ({shown}): these are no pairs"
-        have, want = len(paired.ids), paired.wanted - len(paired.changed)
+        # With looks the candidate may have been asked a part so far.
+        have, want = len(paired.ids), (paired.asked if rule.looks else paired.wanted) - len(paired.changed)
         if have == 0 or have < check.least_coverage * want:
             return f"only {have:,} of {plural(want, 'item')} have a score in both runs, {check.coverage} wanted"
         return None

@@ -57,15 +57,35 @@ def decide(
         ConfigError: a file is wrong, or the question makes no sense (see `evaluate`).
     """
     rules, lines = load_placed(policy)
-    compares = any(check.baseline is not None for check in rules.checks)
-    files = baseline_files.found(baselines).reports if baselines or compares else ()
-    given, before = load_reports(reports), load_reports(files)
-    known: dict[str, list[EvalRecord]] = {}
-    if answers or compares:
-        known = load_answers([*reports, *files], [*given, *before])
+    given = load_reports(reports)
+    before, known = load_compared(rules, baselines, answers=answers)
+    if answers or _compares(rules):
+        known |= load_answers(reports, given)
     judged = None if release is None else load_release(release)
     verdict = evaluate(rules, given, before, answers=known, release=judged, now=now, decided_by=decider())
     return place(verdict, policy, lines), Backing(given, before, known)
+
+
+def _compares(policy: Policy) -> bool:
+    return any(check.baseline is not None for check in policy.checks)
+
+
+def load_compared(
+    policy: Policy, baselines: Sequence[Path], *, answers: bool = False
+) -> tuple[list[Report], dict[str, list[EvalRecord]]]:
+    """The reports a policy compares with, and the answers behind them.
+
+    Args:
+        baselines: report files, or a folder of baselines; none: the folder at its usual place, where a check needs one.
+        answers: read the answers even where nothing is compared.
+
+    Raises:
+        ConfigError: a file is wrong, or a folder holds no baselines.
+    """
+    compares = _compares(policy)
+    files = baseline_files.found(baselines).reports if baselines or compares else ()
+    found = load_reports(files)
+    return found, load_answers(files, found) if answers or compares else {}
 
 
 def adapt(

@@ -27,6 +27,7 @@ class Pairs:
         candidate, baseline: scores, in the same order.
         clusters: label per item; None when no two items share one.
         wanted: items there are, with or without a score.
+        asked: those of them that the candidate was asked.
         changed: ids whose content is not the same in both runs.
         answers: answers of the candidate that were wanted, all repeats counted.
     """
@@ -36,6 +37,7 @@ class Pairs:
     baseline: tuple[float, ...]
     clusters: tuple[str, ...] | None
     wanted: int
+    asked: int
     changed: tuple[str, ...]
     answers: int
 
@@ -91,6 +93,7 @@ def pair(candidate: Sequence[EvalRecord], baseline: Sequence[EvalRecord]) -> Pai
         baseline=tuple(row[2] for row in rows),
         clusters=clusters if len(set(clusters)) < len(clusters) else None,
         wanted=len(every),
+        asked=len(new),
         changed=tuple(changed),
         answers=len(candidate),
     )

@@ -13,7 +13,8 @@ from typing import Protocol
 from servegate import evals, loadtest, smoke
 from servegate.endpoint import Endpoint
 from servegate.gates.evaluate import evaluate
-from servegate.gates.files import load_policy
+from servegate.gates.files import load_answers, load_compared, load_policy
+from servegate.pipeline.extend import until_decided
 from servegate.release import Release
 from servegate.report.model import Report, Subject
 from servegate.report.records import EvalRecord, read_records
@@ -41,7 +42,9 @@ class Checks:
     profile: Path
     policy: Path
     items: int | None = None
-    """Items of the suite to ask, drawn by its seed; None: all."""
+    """Items of the suite to ask, drawn by its seed; None: all. A gate that asks for more may get more."""
+    baselines: tuple[Path, ...] = ()
+    """Report files of the release to compare with, or a folder of baselines."""
 
 
 @dataclass(frozen=True)
@@ -74,9 +77,9 @@ def qualify(
         InfrastructureError: the endpoint cannot be reached.
     """
     policy = load_policy(checks.policy)
-    suite = evals.load_suite(checks.suite)
-    if checks.items is not None:
-        suite = suite.limited(checks.items)
+    before, known = load_compared(policy, checks.baselines)
+    whole = evals.load_suite(checks.suite)
+    suite = whole if checks.items is None else whole.limited(checks.items)
     profile = loadtest.load_profile(checks.profile)
     subject = Subject(release=release.identity(), name=release.name, endpoint=endpoint.describe())
 
@@ -97,8 +100,23 @@ def qualify(
     progress.done("load", ok=loaded.void is None, summary=_summary(loaded, "ttft.p95", "error_rate.rate"))
 
     progress.start("gate")
+
+    def judged(answered: Report) -> Verdict:
+        answers = known | load_answers([output / "evals" / "report.json"], [answered])
+        reports = (smoked, answered, loaded)
+        return evaluate(policy, reports, before, answers=answers, release=release, now=clock(), decided_by=decided_by)
+
+    def more(answers: int) -> Report:
+        progress.done("gate", ok=True, summary=f"cannot tell yet: asks for {answers:,} answers")
+        progress.start("evals")
+        extended = whole.answering(answers)
+        found = evals.run(extended, endpoint, output / "evals", subject=subject, extend=True, progress=asked)
+        progress.done("evals", ok=found.void is None, summary=_summary(found, "accuracy.mean"))
+        progress.start("gate")
+        return found
+
+    evaluated, verdict = until_decided(evaluated, judged, more)
     reports = (smoked, evaluated, loaded)
-    verdict = evaluate(policy, reports, release=release, now=clock(), decided_by=decided_by)
     verdict.write(output / "verdict.json")
     passed = sum(result.effect == "PASS" for result in verdict.results)
     progress.done("gate", ok=verdict.outcome == "PASS", summary=f"{verdict.outcome} {passed}/{len(verdict.results)}")

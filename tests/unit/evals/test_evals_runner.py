@@ -309,6 +309,21 @@ def test_resuming_asks_only_what_is_missing(tmp_path: Path) -> None:
     assert third.measures == second.measures
 
 
+def test_a_run_is_extended_by_items_then_by_repeats(tmp_path: Path) -> None:
+    suite, out = suite_of(tmp_path, 10), tmp_path / "out"
+    with serving(echo) as server:
+        for answers, asked in ((4, 4), (8, 8), (10, 10), (25, 30), (30, 30)):
+            report = run(suite.answering(answers), server.endpoint, out, extend=out.exists())
+            assert accuracy(report)[1:] == (asked, asked)
+            assert len(server.requests) == asked
+            assert len({(record.id, record.repeat) for record in records(out)}) == asked
+        with pytest.raises(ConfigError, match="asks for more already"):
+            run(suite.answering(20), server.endpoint, out, extend=True)
+        assert Report.read(out / REPORT) == report
+        with pytest.raises(ConfigError, match="seed"):
+            run(suite.with_seed(5).answering(40), server.endpoint, out, extend=True)
+
+
 def test_another_dataset_is_not_resumed(tmp_path: Path) -> None:
     with serving(echo) as server:
         run(suite_of(tmp_path, 2), server.endpoint, tmp_path / "out")

@@ -152,6 +152,22 @@ def test_a_limit_draws_a_nested_sample_by_the_seed(tmp_path: Path) -> None:
         suite.with_seed(-1)
 
 
+def test_more_answers_ask_for_more_items_and_then_for_repeats(tmp_path: Path) -> None:
+    suite = load(tmp_path, [{**GOOD, "id": f"q{number}"} for number in range(40)])
+
+    def asked(answers: int) -> tuple[int, int, int | None]:
+        found = suite.answering(answers)
+        return len(found.tasks), found.config.repeats, found.limit
+
+    assert [asked(answers) for answers in (1, 39, 40, 41, 81)] == [
+        (1, 1, 1), (39, 1, 39), (40, 1, None), (40, 2, None), (40, 3, None)
+    ]  # fmt: skip
+    assert suite.answering(81).sha256 == suite.sha256
+    for answers, says in ((0, "nothing to ask"), (40_001, "more than 1,000 to each of 40 items")):
+        with pytest.raises(ConfigError, match=says):
+            suite.answering(answers)
+
+
 def test_conversations(tmp_path: Path) -> None:
     messages = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]
     rows = [

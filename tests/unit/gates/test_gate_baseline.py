@@ -320,6 +320,19 @@ def test_before_the_first_look_nothing_is_judged() -> None:
     assert (found.outcome, found.wanted) == (Outcome.INCONCLUSIVE, 100)
 
 
+def test_a_part_of_the_items_and_more_repeats_are_compared_with_a_whole_baseline() -> None:
+    """At an early look the candidate was asked a part of what the baseline was, at a late one more often."""
+    new, old = runs(400, 8, 8)
+    early = Run(new.records[:100], NEW, conditions=new.report.conditions.model_copy(update={"other": {"limit": "100"}}))
+    found = one({**LOOKS, "margin": "20pp"}, early, old)
+    assert (found.outcome, found.n) == (Outcome.PASS, 100)
+    assert "of 100 pairs" in found.message
+    assert one({"margin": "20pp"}, early, old).outcome is Outcome.VOID
+    twice = [record.model_copy(update={"repeat": repeat}) for repeat in (0, 1) for record in new.records]
+    late = Run(twice, NEW, conditions=new.report.conditions.model_copy(update={"other": {"repeats": "2"}}))
+    assert one({"margin": "6pp", "looks": [400, 800]}, late, old).outcome is Outcome.PASS
+
+
 @pytest.mark.parametrize("correction", ["holm", "benjamini-hochberg"])
 def test_many_checks_are_corrected_together(correction: str) -> None:
     new, old = runs(400, 26, 8)
