@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from servegate.cli import gate_baseline
+from servegate.cli import gate_baseline, gate_verdict
 
 
 @click.group(help="Judge reports by a policy.")
@@ -16,6 +16,8 @@ def command() -> None:
 
 command.add_command(gate_baseline.bless)
 command.add_command(gate_baseline.baseline)
+command.add_command(gate_verdict.attest)
+command.add_command(gate_verdict.verify)
 
 
 @command.command()

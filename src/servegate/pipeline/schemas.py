@@ -8,8 +8,12 @@ from pydantic import BaseModel
 
 from servegate.evals.item import Item
 from servegate.evals.suite import SuiteConfig
+from servegate.gates.audit import AuditLine
 from servegate.gates.baseline import Blessing
 from servegate.gates.policy import Policy
+from servegate.gates.statement import Attested
+from servegate.gates.trust import Trust
+from servegate.gates.verify import Verification
 from servegate.loadtest.profile import Profile
 from servegate.pipeline.site import MachineSite
 from servegate.release import Release
@@ -31,6 +35,10 @@ MODELS: dict[str, type[BaseModel]] = {
     "profile": Profile,
     "policy": Policy,
     "baseline": Blessing,
+    "attested-verdict": Attested,
+    "trust": Trust,
+    "verification": Verification,
+    "audit-line": AuditLine,
     "plan": Plan,
     "prometheus": PrometheusConfig,
     "site": MachineSite,
