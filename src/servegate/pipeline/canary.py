@@ -10,6 +10,8 @@ from servegate import smoke
 from servegate.config import validate
 from servegate.endpoint import Endpoint
 from servegate.errors import ConfigError, ExitCode
+from servegate.pipeline.events import Looking
+from servegate.pipeline.outputs import comparing
 from servegate.release import Release
 from servegate.report.live import PlanFacts
 from servegate.report.records import CanaryTick
@@ -21,7 +23,7 @@ from servegate.rollout.plan import Plan
 from servegate.rollout.ports import Router, Source, Store, Workload
 from servegate.rollout.prepare import FindVerdict
 
-UNDECIDED = ("held", "inconclusive", "unwatched")
+UNDECIDED = ("held", "inconclusive", "unwatched", "assignment")
 """Causes of a rollback that say nothing about the release."""
 
 
@@ -92,7 +94,12 @@ def controller_for(
     on_tick: Callable[[CanaryTick], None] = lambda _: None,
     on_notice: Callable[[str, str], None] = lambda _level, _message: None,
 ) -> Controller:
-    """A controller whose smoke test is ours."""
+    """A controller whose smoke test, comparison of outputs and look at experiments are ours.
+
+    Raises:
+        ConfigError: a file that the plan names cannot be read.
+    """
+    outputs = plan.shadow.outputs if plan.shadow is not None else None
     return Controller(
         plan,
         ports.router,
@@ -101,6 +108,8 @@ def controller_for(
         ports.store,
         smoke=holds,
         verdict=verdict,
+        compare=None if outputs is None else comparing(outputs),
+        experiment=Looking(plan, on_notice) if plan.experiment is not None else lambda _: None,
         slots=slots,
         timeline=timeline,
         site=site,
@@ -141,7 +150,7 @@ def exit_code(state: State) -> ExitCode:
     """What a command says about where a rollout stands: 0 promoted, 1 rolled back, 3 undecided, 4 not proven."""
     if state.unproven:
         return ExitCode.INFRASTRUCTURE
-    if state.phase in (Phase.PROMOTED, Phase.GUARDED):
+    if state.phase in (Phase.PROMOTED, Phase.GUARDED, Phase.ENDED):
         return ExitCode.PASS
     if state.phase is Phase.ROLLED_BACK:
         return ExitCode.NO_VERDICT if state.cause in UNDECIDED else ExitCode.GATE_FAILED

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from servegate.contract import Contract, Sha256, Slot
 from servegate.report.records import Count, Epoch
-from servegate.rollout.ports import Intent
+from servegate.rollout.ports import Arrangement, Intent
 
 Percent = Annotated[float, Field(ge=0, le=100)]
 
@@ -70,4 +70,22 @@ class Notify(Contract):
     message: str
 
 
-Action = Annotated[SetWeights | EnsureSlot | ScaleSlot | RunSmoke | Warm | Settle | Notify, Field(discriminator="kind")]
+class Arrange(Contract):
+    """Make the router mirror, or keep users where they are, as wanted."""
+
+    kind: Literal["arrange"] = "arrange"
+    arrangement: Arrangement
+
+
+class CompareOutputs(Contract):
+    """Ask both slots the same prompts unless that is under way; the result comes with a later observation."""
+
+    kind: Literal["compare-outputs"] = "compare-outputs"
+    stable: Slot
+    candidate: Slot
+
+
+Action = Annotated[
+    Arrange | CompareOutputs | SetWeights | EnsureSlot | ScaleSlot | RunSmoke | Warm | Settle | Notify,
+    Field(discriminator="kind"),
+]

@@ -31,12 +31,14 @@ from servegate.report.verdict import Outcome
 from servegate.rollout import beginning, memory, model
 from servegate.rollout.decide import decide
 from servegate.rollout.deltas import BucketError, between
+from servegate.rollout.experiment import ExperimentSeen
 from servegate.rollout.leading import Leadership
 from servegate.rollout.memory import HistoryLine, Memory, append_line
 from servegate.rollout.model import Action, Decision, Observation, Phase, Readings, SlotDelta, State
 from servegate.rollout.notify import Notifier
 from servegate.rollout.plan import Plan
 from servegate.rollout.ports import (
+    Arranging,
     ConflictError,
     FencedError,
     Intent,
@@ -48,7 +50,7 @@ from servegate.rollout.ports import (
     Store,
     Workload,
 )
-from servegate.rollout.prepare import FindVerdict, Preparations, Probe
+from servegate.rollout.prepare import Compare, FindVerdict, Preparations, Probe
 
 MAX_FAILED_TICKS = 10
 """Ticks in a row that may fail before the loop gives up."""
@@ -65,6 +67,8 @@ class Controller:
         smoke: tells whether a slot serves its release; runs in a thread.
         verdict: finds the gate's verdict on a release; the rollout starts only with one that passes.
         warm: warms a slot up before its first traffic; runs in a thread.
+        compare: compares what both slots answer, for a shadow; runs in a thread.
+        experiment: what the plan's experiment says now; must return at once.
         slots: names of the two slots.
         timeline: JSON Lines file that gets every tick.
         on_tick: called after every tick, when its effects have been caused; what it raises ends the loop.
@@ -85,6 +89,8 @@ class Controller:
         smoke: Probe,
         verdict: FindVerdict,
         warm: Probe | None = None,
+        compare: Compare | None = None,
+        experiment: Callable[[State], ExperimentSeen | None] = lambda _: None,
         slots: tuple[str, str] = ("blue", "green"),
         timeline: Path | None = None,
         on_tick: Callable[[CanaryTick], None] = lambda _: None,
@@ -101,8 +107,9 @@ class Controller:
             store, holder or f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}",
             ttl=plan.lease_ttl, poll=min(1.0, plan.tick), clock=clock, sleep=sleep, say=on_notice,
         )  # fmt: skip
-        self._preparations = Preparations(verdict, smoke, warm)
+        self._preparations = Preparations(verdict, smoke, warm, compare)
         self._verdict = verdict
+        self._experiment = experiment
         self._notifier = Notifier(plan.notify, on_notice)
         self._requests: deque[tuple[str, str, float, str, str | None]] = deque()
         self._memory: Memory | None = None
@@ -126,6 +133,8 @@ class Controller:
             LeaseLostError: another controller is at work here.
             InfrastructureError: the store cannot be used.
         """
+        if self.plan.strategy in ("ab", "shadow") and not isinstance(self.router, Arranging):
+            raise ConfigError(f"plan {self.plan.name} is {self.plan.strategy}, and the router here knows only weights")
         with self._leading.or_nothing():
             return self._begin(release, stable)
 
@@ -238,6 +247,8 @@ class Controller:
             intents=tuple(self._named(intent) for intent in self.store.intents()),
             preparation=self._preparations.seen(state),
             verified=self._known().names(),
+            experiment=self._experiment(state),
+            outputs=self._preparations.compared(state.rollout),
             delivered=self._notifier.delivered(),
             readings=readings,
         )
@@ -330,6 +341,15 @@ class Controller:
         elif isinstance(action, model.Warm):
             url = self.workload.address(action.slot)
             self._preparations.run("warm", action.slot, url, known.releases[action.release], self.clock())
+        elif isinstance(action, model.Arrange):
+            assert isinstance(self.router, Arranging)
+            self.router.arrange(action.arrangement, self._leading.lease().epoch)
+        elif isinstance(action, model.CompareOutputs):
+            slots = (action.stable, action.candidate)
+            first, second = (self.workload.address(slot) for slot in slots)
+            self._preparations.compare(
+                known.state.rollout, (first, second), (known.release_in(slots[0]), known.release_in(slots[1]))
+            )
         elif isinstance(action, model.Settle):
             self.store.settle(action.intent, action.outcome)
         else:

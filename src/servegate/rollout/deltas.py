@@ -21,8 +21,8 @@ import math
 from collections.abc import Mapping
 
 from servegate.errors import InfrastructureError
-from servegate.rollout.model import Buckets, PodReading, Readings, SlotDelta
 from servegate.rollout.ports import Histogram, Observed, PodSample
+from servegate.rollout.seen import Buckets, PodReading, Readings, SlotDelta
 
 GATEWAY = "gateway/"
 FORGET_AFTER = 900.0

@@ -9,6 +9,7 @@ from servegate.rollout import capacity, evidence, reasons, scaling
 from servegate.rollout.memory import Memory
 from servegate.rollout.model import CheckState, Phase, State
 from servegate.rollout.plan import Plan
+from servegate.rollout.plan_experiment import CounterEvents, Experiment
 from servegate.rollout.ports import Lease
 
 
@@ -26,6 +27,8 @@ def lines(known: Memory, plan: Plan | None, holder: Lease | None, now: float) ->
     ):
         if text and not (label == "waits for" and state.phase.finished):
             out.append(f"  {label:<10} {text}")
+    if state.experiment is not None and not state.phase.finished:
+        out.append(f"  {'experiment':<10} {state.experiment.text}")
     if plan is not None and not state.phase.finished and state.first_traffic is not None:
         out.extend(_evidence(plan, state))
     out.append(f"  {'controller':<10} {controller(plan, state, holder, now)}")
@@ -80,15 +83,41 @@ def plan_lines(plan: Plan, now: float) -> list[str]:
             needs += f"; way back {scaling.way_back(plan, None, capacity.stable(plan, index))}"
         out.append(f"  {_duration(at):>8}  {step.weight:4g} %  {needs}")
         at += max(step.min_time, step.min_requests / (rate * step.weight / 100))
-    out.append(f"  {_duration(at):>8}  promoted")
+    end = {"ab": "over: all traffic back to stable", "shadow": "over: copies end"}.get(plan.strategy, "promoted")
+    out.append(f"  {_duration(at):>8}  {end}")
+    if plan.experiment is not None:
+        out.extend(_experiment(plan, plan.experiment))
+    if plan.shadow is not None:
+        out.append(f"            {plan.shadow.mirror:g} % of all requests are copied; no user sees an answer to a copy")
     if plan.guard is not None:
         out.append(f"            then guarded for {_duration(plan.guard.window)}")
-    out.append(f"  a healthy release is rolled back in at most {plan.alpha * 100:g} % of rollouts; checks and shares:")
+    if plan.checks:
+        out.append(
+            f"  a healthy release is rolled back in at most {plan.alpha * 100:g} % of rollouts; checks and shares:"
+        )
     out.extend(f"    {check.name:<16} {check.kind:<18} {check.share * 100:g} %" for check in plan.checks)
     out.extend(f"  frozen from {item.start} until {item.until} {item.timezone}  {item.name}" for item in plan.freeze)
     if (frozen := plan.frozen(now)) is not None:
         out.append(f"  now {frozen}")
     return out
+
+
+def _experiment(plan: Plan, experiment: Experiment) -> list[str]:
+    share = plan.steps[0].weight / 100
+    primary = experiment.primary
+    what = "requests" if isinstance(experiment.events, CounterEvents) else "users"
+    sticky = f"by {plan.sticky.by} {plan.sticky.name}" if plan.sticky is not None else ""
+    wanted = f"{experiment.users(share):,} {what} in both arms to find {primary.effect:g} from {primary.baseline:g}"
+    chances = f"power {100 * experiment.power:g} %, alpha {100 * experiment.alpha:g} %, {experiment.horizon}"
+    return [
+        f"  hypothesis  {experiment.hypothesis}",
+        f"  primary     {primary.name} ({primary.kind}, {primary.better} is better): {wanted}; {chances}",
+        *(
+            f"  guardrail   {item.name} ({item.kind}, {item.better} is better): not worse by more than {item.margin:g}"
+            for item in experiment.guardrails
+        ),
+        f"  users keep their slot {sticky}",
+    ]
 
 
 def _duration(seconds: float) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from servegate.rollout import capacity, scaling
 from servegate.rollout.absorb import serves
-from servegate.rollout.model import EnsureSlot, Phase, RunSmoke, ScaleSlot, SetWeights, Warm
+from servegate.rollout.model import Arrange, CompareOutputs, EnsureSlot, Phase, RunSmoke, ScaleSlot, SetWeights, Warm
+from servegate.rollout.ports import Arrangement, Sticky
 from servegate.rollout.turn import Turn
 
 
@@ -36,9 +37,28 @@ def repeat(turn: Turn) -> None:
                 replicas=max(1, status.replicas if status else plan.replicas),
             )
         )
-    given_up = state.phase is Phase.ROLLED_BACK and state.ensured
+    _arrange(turn)
+    given_up = state.phase in (Phase.ROLLED_BACK, Phase.ENDED) and state.ensured
     if given_up or (state.phase is Phase.PROMOTED and state.guard is not None and state.guard.ended):
         turn.effects.append(ScaleSlot(slot=state.candidate, replicas=0))
+
+
+def _arrange(turn: Turn) -> None:
+    """Copies while a shadow runs, users who keep their slot while an experiment does; else neither."""
+    state, seen, plan = turn.state, turn.seen, turn.plan
+    here = state.held.back_to if state.held is not None else state.phase
+    mirror, sticky = {}, None
+    if plan.shadow is not None and here in (Phase.STEP, Phase.BAKING) and state.ready.get(state.candidate, 0) > 0:
+        mirror = {state.candidate: plan.shadow.mirror}
+    if plan.sticky is not None and state.weights[state.candidate] > 0 and not state.phase.finished:
+        sticky = Sticky(plan.sticky.by, plan.sticky.name, state.rollout[-12:])
+    wanted = Arrangement(mirror, sticky)
+    found = seen.route.arrangement if seen.route is not None else None
+    if found is not None and found != wanted:
+        turn.effects.append(Arrange(arrangement=wanted))
+    outputs = plan.shadow.outputs if plan.shadow is not None else None
+    if outputs is not None and here in (Phase.STEP, Phase.BAKING) and state.outputs is None:
+        turn.effects.append(CompareOutputs(stable=state.stable, candidate=state.candidate))
 
 
 def _bring_back(turn: Turn) -> None:

@@ -16,6 +16,8 @@ from servegate.contract import Contract, Sha256, Slot
 from servegate.report.records import CanaryTick, Count, Epoch
 from servegate.rollout.actions import (
     Action,
+    Arrange,
+    CompareOutputs,
     EnsureSlot,
     Notify,
     Percent,
@@ -25,13 +27,25 @@ from servegate.rollout.actions import (
     SetWeights,
     Warm,
 )
-from servegate.rollout.seen import Amount, Buckets, Observation, PodReading, Preparation, Readings, SlotDelta
+from servegate.rollout.experiment import ExperimentSeen
+from servegate.rollout.seen import (
+    Amount,
+    Buckets,
+    Observation,
+    OutputsSeen,
+    PodReading,
+    Preparation,
+    Readings,
+    SlotDelta,
+)
+from servegate.rollout.shadow import ShadowSums
 
 
 class Phase(StrEnum):
     """Where a rollout stands.
 
     BAKING is the last step with a control, and the 100 % step after it. GUARDED is PROMOTED with somebody who watches.
+    ENDED is the end of an experiment or a shadow: all traffic is on stable, as before.
     """
 
     PENDING = "PENDING"
@@ -42,12 +56,13 @@ class Phase(StrEnum):
     ROLLING_BACK = "ROLLING_BACK"
     PROMOTED = "PROMOTED"
     GUARDED = "GUARDED"
+    ENDED = "ENDED"
     ROLLED_BACK = "ROLLED_BACK"
 
     @property
     def finished(self) -> bool:
         """Nothing will happen any more."""
-        return self in (Phase.PROMOTED, Phase.ROLLED_BACK)
+        return self in (Phase.PROMOTED, Phase.ROLLED_BACK, Phase.ENDED)
 
     @property
     def weighted(self) -> bool:
@@ -193,6 +208,9 @@ class State(Contract):
     proven: str = Field("", description="what was seen of the old release after a rollback; empty: not proven")
     unproven: str = Field("", description="what could not be done or seen, and what a person must do")
     guard: Guard | None = None
+    shadow: ShadowSums | None = None
+    experiment: ExperimentSeen | None = None
+    outputs: OutputsSeen | None = None
     approved: tuple[Count, ...] = Field((), description="steps that a person has approved")
     scaled_for: Count = Field(0, description="the step for which replicas are wanted")
     start_took: Amount | None = Field(None, description="seconds the candidate took to be ready")
@@ -269,8 +287,10 @@ def start(
 
 __all__ = [
     "Action",
+    "Arrange",
     "Buckets",
     "CheckState",
+    "CompareOutputs",
     "Decision",
     "EnsureSlot",
     "Guard",
@@ -279,6 +299,7 @@ __all__ = [
     "Message",
     "Notify",
     "Observation",
+    "OutputsSeen",
     "Phase",
     "PodReading",
     "Preparation",

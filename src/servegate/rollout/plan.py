@@ -30,6 +30,7 @@ from servegate.rollout.checks import (
     share_field,
     time_field,
 )
+from servegate.rollout.plan_experiment import Experiment, Shadow, StickyRule
 from servegate.rollout.plan_people import Freeze, Notification
 from servegate.rollout.plan_safety import AlertRule, Guard, Limits, Rollback, Watchdogs
 from servegate.rollout.plan_traffic import Expect, Step, Strategy
@@ -49,7 +50,7 @@ class Plan(Config):
     strategy: Strategy = Field(
         "canary",
         description="canary: share by share against stable; blue-green: all at once, or after canary steps, with both "
-        "slots in full",
+        "slots in full; ab: an experiment on users, never promoted; shadow: copies of requests, no user notices",
     )
     replicas: Annotated[int, Field(ge=1, le=1000)] = Field(1, description="replicas that carry all traffic")
     capacity: Literal["surge", "shift"] = Field(
@@ -70,7 +71,10 @@ class Plan(Config):
     steps: Annotated[tuple[Step, ...], Field(min_length=1, max_length=100)] = Field(
         description="shares of traffic, rising, the last 100%"
     )
-    checks: Annotated[tuple[Check, ...], Field(min_length=1, max_length=20)] = Field(description="what is judged")
+    checks: Annotated[tuple[Check, ...], Field(max_length=20)] = Field((), description="what is judged")
+    sticky: StickyRule | None = Field(None, description="for ab: how users keep their slot")
+    experiment: Experiment | None = Field(None, description="for ab: what shall be found out")
+    shadow: Shadow | None = Field(None, description="for shadow: what is copied and compared")
     watchdogs: Watchdogs = Watchdogs()
     limits: Limits = Limits()
     rollback: Rollback = Rollback()
@@ -96,14 +100,7 @@ class Plan(Config):
     def _possible(self) -> Self:
         if not 0 < self.alpha < 0.5 or not 0 < self.promote_alpha < 0.5:
             raise ValueError("alpha and promote_alpha are above 0% and below 50%")
-        weights = [step.weight for step in self.steps]
-        for earlier, later in pairwise(weights):
-            if later <= earlier:
-                raise ValueError(f"steps must rise: {later:g}% follows {earlier:g}%")
-        if weights[0] < 0.01:
-            raise ValueError(f"the first step has weight {weights[0]:g}%; 0.01% is the least that a router divides")
-        if weights[-1] != 100:
-            raise ValueError(f"the last step must be 100%, not {weights[-1]:g}%")
+        self._rising()
         names = [check.name for check in self.checks]
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice is not None:
@@ -126,12 +123,42 @@ class Plan(Config):
                 f"{self.lease_ttl:g}s, its lease, so {least:g}s is the least"
             )
         self._fits_strategy()
-        problem = capacity.problem(self) or feasibility.problem(self)
+        problem = capacity.problem(self)
+        if problem is None and self.strategy != "shadow":
+            problem = feasibility.problem(self)
         if problem:
             raise ValueError(problem)
         return self
 
+    def _rising(self) -> None:
+        weights = [step.weight for step in self.steps]
+        if self.strategy in ("ab", "shadow"):
+            if len(weights) != 1:
+                raise ValueError(f"{self.strategy} has one step, not {len(weights)}")
+            if self.strategy == "ab" and not 0.01 <= weights[0] < 100:
+                raise ValueError(f"an experiment needs both arms: a weight of {weights[0]:g}% leaves one empty")
+            if self.strategy == "shadow" and weights[0] != 0:
+                raise ValueError("a shadow gives the candidate no users' traffic: its step has weight 0%")
+            return
+        for earlier, later in pairwise(weights):
+            if later <= earlier:
+                raise ValueError(f"steps must rise: {later:g}% follows {earlier:g}%")
+        if weights[0] < 0.01:
+            raise ValueError(f"the first step has weight {weights[0]:g}%; 0.01% is the least that a router divides")
+        if weights[-1] != 100:
+            raise ValueError(f"the last step must be 100%, not {weights[-1]:g}%")
+
     def _fits_strategy(self) -> None:
+        for key, strategy in (("shadow", "shadow"), ("experiment", "ab"), ("sticky", "ab")):
+            if (getattr(self, key) is not None) != (self.strategy == strategy):
+                needed = self.strategy == strategy
+                raise ValueError(f"strategy {strategy} needs {key}" if needed else f"{key} is for strategy {strategy}")
+        if not self.checks and self.strategy != "shadow":
+            raise ValueError("checks: at least one is needed, or nothing would be judged")
+        if self.checks and self.strategy == "shadow":
+            raise ValueError("a shadow compares and judges nothing: leave checks out")
+        if self.strategy in ("ab", "shadow"):
+            return
         if self.replica_carries is not None and self.replica_carries * self.replicas < 100:
             raise ValueError(f"{self.replicas} replicas that carry {self.replica_carries:g}% each do not carry it all")
         if self.spare and self.capacity == "surge":

@@ -9,7 +9,7 @@ from pydantic import Field
 from servegate.config import Config
 from servegate.units import Duration, Percent
 
-Strategy = Literal["canary", "blue-green"]
+Strategy = Literal["canary", "blue-green", "ab", "shadow"]
 
 
 class Step(Config):

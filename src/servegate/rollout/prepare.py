@@ -14,12 +14,14 @@ from typing import Literal
 from servegate.errors import ServegateError
 from servegate.release import Release
 from servegate.report.verdict import Outcome, Verdict
-from servegate.rollout.model import Phase, Preparation, State
+from servegate.rollout.model import OutputsSeen, Phase, Preparation, State
 
 Probe = Callable[[str, Release], tuple[bool, str]]
 """(URL of the slot, release) → (it holds, one sentence)."""
 FindVerdict = Callable[[str], Verdict | None]
 """Digest of a release → the verdict on it, None when there is none yet."""
+Compare = Callable[[str, str, Release, Release], OutputsSeen]
+"""(URL of stable, URL of the candidate, their releases) → their answers compared."""
 Kind = Literal["smoke", "warm"]
 
 
@@ -37,8 +39,12 @@ class Preparations:
         warm: None when the engine needs no warm-up.
     """
 
-    def __init__(self, verdict: FindVerdict, smoke: Probe, warm: Probe | None = None) -> None:
-        self._verdict, self._probes = verdict, {"smoke": smoke, "warm": warm}
+    def __init__(
+        self, verdict: FindVerdict, smoke: Probe, warm: Probe | None = None, compare: Compare | None = None
+    ) -> None:
+        self._verdict, self._probes, self._compare = verdict, {"smoke": smoke, "warm": warm}, compare
+        self._comparing: threading.Thread | None = None
+        self._compared: tuple[str, OutputsSeen] | None = None
         self._runs: dict[tuple[Kind, str, str], _Run] = {}
 
     def run(self, kind: Kind, slot: str, url: str, release: Release, now: float, since: float = 0.0) -> None:
@@ -53,6 +59,27 @@ class Preparations:
             run.state = "ok"
             return
         threading.Thread(target=_finish, args=(run, probe, url, release), name=f"{kind}-{slot}", daemon=True).start()
+
+    def compare(self, rollout: str, urls: tuple[str, str], releases: tuple[Release, Release]) -> None:
+        """Ask both slots the same prompts, unless that is under way or has been done."""
+        compare = self._compare
+        if compare is None or self._comparing is not None or (self._compared and self._compared[0] == rollout):
+            return
+
+        def work() -> None:
+            try:
+                self._compared = rollout, compare(*urls, *releases)
+            except ServegateError as error:
+                self._compared = rollout, OutputsSeen(asked=0, same=0, similarity=0.0, examples=(str(error),))
+            finally:
+                self._comparing = None
+
+        self._comparing = threading.Thread(target=work, name="outputs", daemon=True)
+        self._comparing.start()
+
+    def compared(self, rollout: str) -> OutputsSeen | None:
+        """What came of it."""
+        return self._compared[1] if self._compared is not None and self._compared[0] == rollout else None
 
     def forget(self, slot: str) -> None:
         """The slot is being filled: what was found in it before says nothing any more."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from servegate.rollout import capacity, evidence, guard, reasons, watch
+from servegate.rollout import capacity, evidence, guard, reasons, trials, watch
 from servegate.rollout.model import Held, Phase, State
 from servegate.rollout.rollback import rolling_back
 from servegate.rollout.turn import Turn
@@ -88,6 +88,10 @@ def _preparing_at(turn: Turn, ready: int) -> str:
 
 
 def _step(turn: Turn) -> None:
+    if turn.plan.strategy in ("ab", "shadow"):
+        trials.look(turn)
+        if turn.state.phase is Phase.ROLLING_BACK:
+            return
     state, plan, now = turn.state, turn.plan, turn.now
     missing = _missing(turn)
     step = plan.steps[state.step]
@@ -117,7 +121,10 @@ def _advance(turn: Turn, why: str) -> None:
     """The next step, when everything allows it; after the last the promotion."""
     state = turn.state
     if state.step == len(turn.plan.steps) - 1:
-        turn.promote()
+        if turn.plan.strategy in ("ab", "shadow"):
+            turn.conclude(trials.result(turn))
+        else:
+            turn.promote()
     elif _may_step(turn, state.step + 1):
         turn.enter_step(state.step + 1, why)
 
@@ -169,6 +176,8 @@ def _missing(turn: Turn) -> tuple[str, str] | None:
         return "suspicion", suspect
     if state.expedited:
         return None
+    if turn.plan.strategy in ("ab", "shadow"):
+        return trials.missing(turn)
     if state.step_requests < step.min_requests:
         return "evidence", f"{step.min_requests - state.step_requests:.0f} more requests at {step.weight:g} %"
     if state.step == len(plan.steps) - 2 and (lacking := evidence_missing(turn)) is not None:

@@ -14,7 +14,7 @@ from scipy.stats import binom
 from servegate.rollout import reasons
 from servegate.rollout.absorb import serves
 from servegate.rollout.model import Phase, Proof, Totals
-from servegate.rollout.turn import Turn
+from servegate.rollout.turn import CONCLUDED, Turn
 
 TOO_MANY = 0.01
 """The error rate is not back when so many failures had at most this probability at the normal rate."""
@@ -104,8 +104,8 @@ def _give_up(turn: Turn, problem: str) -> None:
 def _prove(turn: Turn) -> None:
     """Watch the old release, which has all traffic again, until it is seen to be well."""
     state, plan, now = turn.state, turn.plan, turn.now
-    if state.first_traffic is None:
-        turn.finish(Phase.ROLLED_BACK, state.reason)  # traffic never moved
+    if state.first_traffic is None or plan.strategy == "shadow":
+        _done(turn)  # no user's traffic has moved
         return
     sums = state.totals.get(state.stable) or Totals()
     failed = sums.failures + sums.rejected
@@ -121,14 +121,14 @@ def _prove(turn: Turn) -> None:
     seen = f"{name} answered {requests} requests in {reasons.seconds(lasted)}, {failures} failed"
     if requests > 0 and binom.sf(failures - 1, requests, plan.normal_errors) > TOO_MANY:
         turn.change(proven=f"the router serves {state.stable} with 100 %, {seen}")
-        turn.finish(Phase.ROLLED_BACK, state.reason)
+        _done(turn)
         return
     smoke = turn.seen.preparation.smoke
     if requests == 0 and smoke == "ok":
         turn.change(
             proven=f"the router serves {state.stable} with 100 %, {name} passes its smoke test; no traffic came"
         )
-        turn.finish(Phase.ROLLED_BACK, state.reason)
+        _done(turn)
         return
     if now - proof.began > plan.rollback.limit:
         problem = (
@@ -140,7 +140,7 @@ def _prove(turn: Turn) -> None:
             f"look at {state.stable} and at the gateway by hand"
         )
         turn.change(unproven=problem)
-        turn.finish(Phase.ROLLED_BACK, state.reason)
+        _done(turn)
         return
     if requests > 0:
         turn.wait_for(f"the error rate of {name} to be normal again ({failures} of {requests} failed)")
@@ -149,3 +149,8 @@ def _prove(turn: Turn) -> None:
         turn.wait_for(f"a request to {name}, or its smoke test")
         if smoke == "failed":
             turn.change(proof=proof.model_copy(update={"since": now}))
+
+
+def _done(turn: Turn) -> None:
+    state = turn.state
+    turn.finish(Phase.ENDED if state.cause == CONCLUDED else Phase.ROLLED_BACK, state.reason)

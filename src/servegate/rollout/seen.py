@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from servegate.contract import Contract, Sha256, Slot
 from servegate.report.records import Count, Epoch
+from servegate.rollout.experiment import ExperimentSeen
 from servegate.rollout.ports import Intent, RouteStatus, SlotStatus
 
 Amount = Annotated[float, Field(ge=0)]
@@ -118,6 +119,16 @@ class Preparation(Contract):
     warm_message: str = ""
 
 
+class OutputsSeen(Contract):
+    """Answers of both slots to the same prompts."""
+
+    asked: Count
+    same: Count = Field(description="equal but for blanks and case")
+    similarity: float = Field(description="mean share of text in common, 0 to 1")
+    failed: Count = Field(0, description="prompts that a slot did not answer; they are left out")
+    examples: tuple[str, ...] = Field((), description="prompts whose answers differ most, untrusted text")
+
+
 class Observation(Contract):
     """Everything that is seen at one tick."""
 
@@ -130,5 +141,7 @@ class Observation(Contract):
     verified: dict[Sha256, str] = Field(
         default_factory=dict, description="releases that may be rolled back to, with their names"
     )
+    experiment: ExperimentSeen | None = Field(None, description="what the plan's experiment says now")
+    outputs: OutputsSeen | None = Field(None, description="answers of both slots compared, for a shadow")
     delivered: tuple[Count, ...] = Field((), description="ids of messages that need not be sent any more")
     readings: Readings | None = Field(None, description="what the next deltas are taken against; none: keep the last")

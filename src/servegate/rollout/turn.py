@@ -23,6 +23,8 @@ from servegate.rollout.plan import ErrorsSlo, Plan, TtftSlo
 KEPT_MESSAGES = 100
 TOO_OLD = 3600.0
 """Seconds after which a message that could not be delivered is given up."""
+CONCLUDED = "concluded"
+"""Cause of the end of what was never to be promoted."""
 AFTER_PROMOTION = (Phase.PROMOTED, Phase.GUARDED)
 
 
@@ -131,6 +133,13 @@ class Turn:
             checks=self._dropped(),
         )
         self.notify("critical" if self.state.first_traffic is not None else "warning", f"rolling back: {reason}")
+
+    def conclude(self, reason: str) -> None:
+        """The experiment or the shadow is over: everything becomes as it was."""
+        self.enter(
+            Phase.ROLLING_BACK, reason, held=None, cause=CONCLUDED, expedited=False, proof=None, checks=self._dropped()
+        )
+        self.notify("info", reason)
 
     def restore(self, target: SlotRelease, cause: str, reason: str) -> None:
         """Bring a release back into traffic that is in no slot now, or idle in one.
