@@ -279,7 +279,7 @@ def test_the_way_back_is_said() -> None:
         ({"rollback": {"prove": "1h"}}, "prove is longer than limit"),
         ({"alerts": [{"labels": {}, "then": "rollback"}]}, "labels"),
         ({"alerts": [{"labels": {"a": "b"}, "than": "rollback"}]}, "did you mean 'then'"),
-        ({"strategy": "canari"}, "'canary' or 'blue-green'"),
+        ({"strategy": "canari"}, "'canary', 'blue-green', 'ab' or 'shadow'"),
     ],
 )
 def test_impossible_plans_are_refused_by_name(changes: Any, words: str) -> None:
