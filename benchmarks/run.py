@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from servegate.contract import write_atomic
 from servegate.demo.summary import machine_facts
@@ -126,6 +127,12 @@ def gate() -> Iterator[Number]:
         yield Number(f"gate check, ten reports, {size}: processor", found[f"processor_{name}"], "s")
 
 
+def rules() -> Iterator[Number]:
+    """What the gate's rules promise of unchanged and of worse models; the table with the peers is the script's own."""
+    for claim, (value, limit, better) in _script("gate_rules.py", "--json").items():
+        yield Number(f"gate: {claim}", value * 100, "%", limit * 100, better)
+
+
 def tests() -> Iterator[Number]:
     """How long `make test` takes."""
     began = time.perf_counter()
@@ -134,13 +141,13 @@ def tests() -> Iterator[Number]:
 
 
 BENCHMARKS: dict[str, Callable[[], Iterator[Number]]] = {
-    "help": help_, "gate": gate, "simulator": simulator, "demo": demo, "tests": tests,
+    "help": help_, "gate": gate, "rules": rules, "simulator": simulator, "demo": demo, "tests": tests,
 }  # fmt: skip
 
 
-def _script(name: str) -> dict[str, float]:
+def _script(name: str, *arguments: str) -> dict[str, Any]:
     ended = subprocess.run(
-        python(str(ROOT / "benchmarks" / name)), cwd=ROOT, check=True, capture_output=True, text=True
+        python(str(ROOT / "benchmarks" / name), *arguments), cwd=ROOT, check=True, capture_output=True, text=True
     )
     return dict(json.loads(ended.stdout))
 

@@ -34,6 +34,9 @@ from servegate.stats.power import (
     pairs,
     proportion,
     smallest,
+    supposed_discordance,
+    supposed_error,
+    with_loss,
 )
 from servegate.stats.sequential import nominal_levels
 
@@ -145,12 +148,11 @@ def _noisy(check: Check, rule: Baseline, value: float, noise: Noise) -> Planned:
     n = rule.looks[-1] if rule.looks else noise.items
     how = noise.words()
     if noise.differing is not None:
-        # Nothing differed in a few hundred items: that is less than one in so many, not never.
-        share = max(noise.differing, 1) / noise.items
-        return _scored(check, rule, value, n, share, how)
+        share = supposed_discordance(noise.differing, noise.items)
+        return _scored(check, rule, value, n, share, f"{how}; planned with {share * 100:.1f} %")
     if not noise.error:
         return _unknown(check, "the A/A run has no variance")
-    per_item = noise.error * math.sqrt(noise.items)
+    per_item = supposed_error(noise.error, noise.clusters - 1) * math.sqrt(noise.items)
     return _continuous(check, rule, value, n, per_item, noise.clusters / noise.items, how)
 
 
@@ -176,7 +178,7 @@ def _continuous(
     margin = rule.accepted.loss(value)
 
     def chance(size: int, loss: float, drop: float = 0.0) -> Chance:
-        error = per_item / math.sqrt(size)
+        error = with_loss(per_item / math.sqrt(size), size * groups, drop)
         if rule.looks is None:
             return differences(error, max(1, round(size * groups) - 1), loss, rule.alpha, drop)
         looks = [max(1, round(look * size / n)) for look in rule.looks]

@@ -20,6 +20,8 @@ from servegate.stats.paired import p_values
 
 Floats = NDArray[np.float64]
 _EXACT_PAIRS = 5000
+# One-sided confidence of what is taken from a single A/A run.
+_CAUTION = 0.8
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,39 @@ def pairs(n: int, discordance: float, margin: float, alpha: float, drop: float =
     weight = np.where(possible, np.exp(log_weight), 0.0)
     p_pass, p_fail = p_values(worse + 0 * better, better + 0 * worse, n, margin)
     return Chance(float(weight[p_pass <= alpha].sum()), float(weight[p_fail <= alpha].sum()))
+
+
+def supposed_discordance(differing: int, n: int) -> float:
+    """The discordance to plan with when one A/A run of n items had so many that differed.
+
+    The upper end of a one-sided 80 % Wilson bound, because the run's own share is too small as often as too large: a
+    plan that trusted it would promise 99 % PASS and keep 97.7 % (n 100, discordance 5 %; benchmarks/gate_rules.py).
+
+    Raises:
+        ValueError: more items that differ than items, or none at all.
+    """
+    return wilson(differing, n, 2 * _CAUTION - 1).high
+
+
+def supposed_error(error: float, freedom: int) -> float:
+    """The standard error to plan with when an A/A run with so many degrees of freedom had `error`; as above, χ² bound.
+
+    Raises:
+        ValueError: no degrees of freedom.
+    """
+    if freedom < 1:
+        raise ValueError("a standard error needs degrees of freedom")
+    return error * math.sqrt(freedom / float(special.chdtri(freedom, _CAUTION)))
+
+
+def with_loss(error: float, clusters: float, drop: float) -> float:
+    """Standard error of a mean difference when a loss of `drop` comes on top of the noise that `error` was taken from.
+
+    A loss makes runs differ more. It is supposed to befall whole clusters, which is the worst case: the variance grows
+    by drop · (1 − drop) / clusters. Left out, a loss that was promised to FAIL in 95 % did so in 59 to 88 % of the runs
+    (five items a cluster, half of the changes shared; benchmarks/gate_rules.py).
+    """
+    return math.sqrt(error * error + max(0.0, drop * (1 - drop)) / clusters)
 
 
 def extended_pairs(

@@ -263,7 +263,7 @@ def test_noise_of_a_second_run_is_kept_and_planned_with(tmp_path: Path) -> None:
     rules = policy(tmp_path)
     planned = foresee(rules, [folder], ())
     assert planned == foresee(rules, [first], [second])
-    assert "A/A: 40 of 1,000 items differ" in planned[0].note
+    assert "A/A: 40 of 1,000 items differ; planned with 4.6 %" in planned[0].note
 
 
 @pytest.mark.parametrize(
@@ -323,6 +323,6 @@ def test_a_plan_without_answers_uses_the_noise_that_was_kept(tmp_path: Path) -> 
 
     answers = load_answers([first], [report])
     (planned,) = plan(rules, [report], answers=answers, noise=baseline_files.stored(folder).noise)
-    assert planned.note == "A/A: 40 of 1,000 items differ"
+    assert planned.note == "A/A: 40 of 1,000 items differ; planned with 4.6 %"
     (blind,) = plan(rules, [report], answers=answers)
     assert "needs an A/A run" in blind.note

@@ -18,6 +18,9 @@ from servegate.stats.power import (
     pairs,
     proportion,
     smallest,
+    supposed_discordance,
+    supposed_error,
+    with_loss,
 )
 from servegate.stats.sequential import nominal_levels
 
@@ -111,3 +114,26 @@ def test_impossible_questions_are_refused() -> None:
         pairs(100, 0.9, 0.02, 0.05, drop=0.5)
     with pytest.raises(ValueError, match="positive"):
         differences(0.0, 10, 0.1, 0.05)
+
+
+def test_one_run_of_an_unchanged_model_is_not_believed_to_the_letter() -> None:
+    """80 % one-sided: the bound is below the truth in a fifth of the runs, and never says that nothing differs."""
+    rng = np.random.default_rng(7)
+    seen = rng.binomial(500, 0.1, size=4000)
+    below = np.mean([supposed_discordance(int(count), 500) < 0.1 for count in seen])
+    assert 0.16 < below < 0.24
+    assert supposed_discordance(0, 200) > 0
+
+    errors = np.sqrt(rng.chisquare(19, size=4000) / 19)
+    below = np.mean([supposed_error(float(error), 19) < 1 for error in errors])
+    assert 0.18 < below < 0.22
+    with pytest.raises(ValueError, match="degrees of freedom"):
+        supposed_error(1.0, 0)
+
+
+def test_a_loss_of_whole_clusters_adds_its_own_scatter() -> None:
+    rng = np.random.default_rng(8)
+    lost = rng.random((20_000, 40)) < 0.2  # each of 40 clusters is lost as a whole or not
+    noise = rng.normal(0, 0.05, size=20_000)
+    assert with_loss(0.05, 40, 0.2) == pytest.approx(np.std(noise - lost.mean(axis=1)), rel=0.02)
+    assert with_loss(0.05, 40, 0.0) == 0.05
