@@ -14,6 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from servegate.errors import ServegateError
 from servegate.release import Release
+from servegate.rollout.audit import read_trail, replay
 
 ENDS: dict[str, tuple[object, ...]] = {
     "promoted": ("PROMOTED", "green", {"blue": 0.0, "green": 100.0}, {"blue": 0.0, "green": 100.0},
@@ -150,6 +151,10 @@ class Crashes(RuleBasedStateMachine):
         assert ends, self.world.place()
         if self.item is BAD or not self.disturbed:
             assert ends == ["rolled back" if self.item is BAD else "promoted"], state.reason
+        # And every decision on the way can be made again from what was written down.
+        replayed = replay(read_trail(self.world.folder / "audit.jsonl"))
+        assert not replayed.differences, replayed.differences
+        self.counted["trouble: replayed ticks"] += replayed.ticks
         self.world.close()
 
     # --- living

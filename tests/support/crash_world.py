@@ -22,7 +22,7 @@ from servegate.report.verdict import Outcome, Verdict
 from servegate.rollout import memory
 from servegate.rollout.controller import Controller
 from servegate.rollout.memory import Memory
-from servegate.rollout.model import State
+from servegate.rollout.model import Phase, State
 from servegate.rollout.plan import TTFT_EDGES, Plan
 from servegate.rollout.ports import (
     ConflictError,
@@ -205,10 +205,16 @@ class World:
         self.gateway[slot]["gateway_requests"] += whole
         self.gateway[slot]["gateway_5xx"] += failed
 
-    def acts(self, life: Life, what: str, *, changes: bool = True) -> None:
-        """Somebody does something: it must not change anything once a newer one has done or saved something."""
-        if changes and life.epoch < self.acted_epoch:
-            self.violations.append(f"{life.name} {what} after its lease at {self.now}")
+    def acts(self, life: Life, what: str, wanted: Callable[[State], bool] = lambda _: False) -> None:
+        """Somebody changes something. Once a newer one has done or saved something, only what is wanted may happen.
+
+        Moving weights is never allowed then. An effect on a slot that is late may still arrive while nobody newer has
+        touched that slot: it must be one that the stored state asks for.
+        """
+        if life.epoch < self.acted_epoch:
+            state = self.state()
+            if state is None or not wanted(state):
+                self.violations.append(f"{life.name} {what} after its lease at {self.now}")
         self.acted_epoch = max(self.acted_epoch, life.epoch)
 
     # --- what happens when a controller does something
@@ -219,7 +225,8 @@ class World:
         if self.has("router-429"):
             raise InfrastructureError("HTTP 429")
         changes = dict(weights) != self.wanted
-        self.acts(life, "moved weights", changes=changes)
+        if changes:
+            self.acts(life, "moved weights")
         for slot, weight in weights.items():
             if weight > self.wanted[slot] and not self.ready(slot):
                 self.violations.append(f"{slot} got {weight:g} % without a ready pod at {self.now}")
@@ -245,7 +252,11 @@ class World:
         if self.wanted[slot] > 0 and pod is not None and pod.release != wanted:
             self.violations.append(f"{slot} lost {pod.release.name} under traffic at {self.now}")
         if changes:
-            self.acts(life, f"filled {slot}")
+            self.acts(
+                life,
+                f"filled {slot}",
+                lambda state: state.slots[slot].release == wanted.identity() and state.phase is not Phase.ROLLED_BACK,
+            )
             self.pods[slot] = Pod(wanted, replicas, self.now)
         if self.has("workload-timeout"):
             raise InfrastructureError("no answer in time")
@@ -255,7 +266,11 @@ class World:
         if self.has("workload-500"):
             raise InfrastructureError("HTTP 500")
         if replicas == 0 and slot in self.pods:
-            self.acts(life, f"emptied {slot}")
+            self.acts(
+                life,
+                f"emptied {slot}",
+                lambda state: state.phase is Phase.ROLLED_BACK and slot == state.candidate,
+            )
             if self.wanted[slot] > 0:
                 self.violations.append(f"{slot} was emptied under traffic at {self.now}")
             self.pods.pop(slot)
@@ -319,6 +334,7 @@ class World:
             smoke=lambda _url, _release: (True, "fine"),
             verdict=VERDICTS.get,
             timeline=self.folder / "timeline.jsonl",
+            trail=self.folder / "audit.jsonl",
             holder=life.name,
             clock=self.clock,
             sleep=sleep or self.sleep,

@@ -112,6 +112,7 @@ def controller_for(
         experiment=Looking(plan, on_notice) if plan.experiment is not None else lambda _: None,
         slots=slots,
         timeline=timeline,
+        trail=None if timeline is None else timeline.with_name("audit.jsonl"),
         site=site,
         on_tick=on_tick,
         on_notice=on_notice,

@@ -20,6 +20,7 @@ from servegate.release import Release
 from servegate.report.model import Report
 from servegate.report.records import CanaryTick, EvalRecord, RequestRecord
 from servegate.report.verdict import Verdict
+from servegate.rollout.audit import AuditTick
 from servegate.rollout.plan import Plan
 from servegate.rollout.sources.prometheus_config import PrometheusConfig
 
@@ -30,6 +31,7 @@ MODELS: dict[str, type[BaseModel]] = {
     "eval-record": EvalRecord,
     "request-record": RequestRecord,
     "canary-tick": CanaryTick,
+    "audit-tick": AuditTick,
     "suite": SuiteConfig,
     "item": Item,
     "profile": Profile,

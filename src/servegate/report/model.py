@@ -89,7 +89,7 @@ class Samples(Contract):
 
     path: str = Field(description="relative to the report")
     sha256: Sha256
-    record: Literal["EvalRecord", "RequestRecord", "CanaryTick"]
+    record: Literal["EvalRecord", "RequestRecord", "CanaryTick", "AuditTick"]
     n: Count
 
 

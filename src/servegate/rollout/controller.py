@@ -16,7 +16,7 @@ import socket
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,12 +28,13 @@ from servegate.errors import ConfigError, InfrastructureError, ServegateError
 from servegate.release import Release
 from servegate.report.records import CanaryTick, to_line
 from servegate.report.verdict import Outcome
-from servegate.rollout import beginning, memory, model
+from servegate.rollout import audit, beginning, memory, model
 from servegate.rollout.decide import decide
 from servegate.rollout.deltas import BucketError, between
 from servegate.rollout.experiment import ExperimentSeen
+from servegate.rollout.journal import append_line
 from servegate.rollout.leading import Leadership
-from servegate.rollout.memory import HistoryLine, Memory, append_line
+from servegate.rollout.memory import HistoryLine, Memory
 from servegate.rollout.model import Action, Decision, Observation, Phase, Readings, SlotDelta, State
 from servegate.rollout.notify import Notifier
 from servegate.rollout.plan import Plan
@@ -70,7 +71,8 @@ class Controller:
         compare: compares what both slots answer, for a shadow; runs in a thread.
         experiment: what the plan's experiment says now; must return at once.
         slots: names of the two slots.
-        timeline: JSON Lines file that gets every tick.
+        timeline: JSON Lines file that gets every tick, for showing.
+        trail: JSON Lines file that gets all that every decision rested on (rollout/audit.py).
         on_tick: called after every tick, when its effects have been caused; what it raises ends the loop.
         on_notice: (level, message) for people: info, warning or critical.
         site: where this happens, kept beside the state for whoever takes over.
@@ -93,6 +95,7 @@ class Controller:
         experiment: Callable[[State], ExperimentSeen | None] = lambda _: None,
         slots: tuple[str, str] = ("blue", "green"),
         timeline: Path | None = None,
+        trail: Path | None = None,
         on_tick: Callable[[CanaryTick], None] = lambda _: None,
         on_notice: Callable[[str, str], None] = lambda _level, _message: None,
         site: Mapping[str, Any] | None = None,
@@ -107,6 +110,7 @@ class Controller:
             store, holder or f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}",
             ttl=plan.lease_ttl, poll=min(1.0, plan.tick), clock=clock, sleep=sleep, say=on_notice,
         )  # fmt: skip
+        self._trail = audit.Trail(trail)
         self._preparations = Preparations(verdict, smoke, warm, compare)
         self._verdict = verdict
         self._experiment = experiment
@@ -190,6 +194,7 @@ class Controller:
                 except Exception as error:
                     if isinstance(error, ConflictError):
                         self.resume()  # a save that seemed to fail may have been kept
+                        self._write_lost()
                     failed += 1
                     self.on_notice("warning", f"tick failed: {error}")
                     if failed >= MAX_FAILED_TICKS:
@@ -218,17 +223,26 @@ class Controller:
             self.store.submit(*self._requests[0])
             self._requests.popleft()
         state = self.state
-        decision = decide(self.plan, state, self._observe(state, now), now)
-        self._save(decision.state)
+        seen = self._observe(state, now)
+        decision = decide(self.plan, state, seen, now)
+        last = self._known().last
+        entry = audit.line(self.plan, state, seen, decision, last.after if last else None)
+        self._save(decision.state, entry)
         self._write_down(decision)
         self._notifier.offer(decision.state)
-        self._effects_failed = False
+        effects: list[str] = []
         for action in decision.actions:
             try:
                 self._act(action)
+                effects.append("done")
             except InfrastructureError as error:
-                self._effects_failed = True
+                effects.append(f"failed: {error}")
                 self.on_notice("warning", f"{action.kind} failed: {error}")
+            except Exception as error:
+                self._write_trail(entry, [*effects, f"failed: {error}"])
+                raise
+        self._effects_failed = any(effect != "done" for effect in effects)
+        self._write_trail(entry, effects)
         return decision
 
     def request(self, kind: str, reason: str = "", by: str = "operator", target: str | None = None) -> None:
@@ -290,8 +304,8 @@ class Controller:
 
     # --- remembering --------------------------------------------------------------------------------------------------
 
-    def _save(self, state: State) -> None:
-        known = self._known().with_state(state)
+    def _save(self, state: State, last: audit.AuditTick | None = None) -> None:
+        known = self._known().with_state(state).model_copy(update={"last": last})
         self._version = self.store.save(known.model_dump_json(), self._version, self._leading.lease())
         self._memory = known
 
@@ -304,6 +318,19 @@ class Controller:
                 append_line(self.timeline, to_line(decision.tick))
         except InfrastructureError as error:
             self.on_notice("warning", f"could not be written down: {error}")
+
+    def _write_trail(self, entry: audit.AuditTick, effects: Sequence[str]) -> None:
+        try:
+            self._trail.append(entry, effects)
+        except InfrastructureError as error:
+            self.on_notice("warning", f"audit trail: {error}")
+
+    def _write_lost(self) -> None:
+        """Append what a controller that was killed has decided and not written down."""
+        try:
+            self._trail.recover(self._known().last)
+        except InfrastructureError as error:
+            self.on_notice("warning", f"audit trail: {error}")
 
     def _append_history(self, state: State, reason: str) -> None:
         line = HistoryLine(
@@ -376,6 +403,7 @@ class Controller:
                     self.workload.ensure(slot, self._known().release_in(slot), self.plan.replicas)
                 except InfrastructureError as error:
                     self.on_notice("warning", f"{slot} could not be filled: {error}")
+        self._write_lost()
         try:
             lines = [line for line in memory.history(self.store) if line.rollout == state.rollout]
             if state.reason and (not lines or lines[-1].at < state.phase_since):

@@ -6,8 +6,6 @@ or candidate) stands nowhere else, so the next rollout begins from this document
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, ValidationError
@@ -16,6 +14,7 @@ from servegate.contract import Contract, Sha256, Slot
 from servegate.errors import ConfigError, InfrastructureError
 from servegate.release import Release
 from servegate.report.records import Epoch
+from servegate.rollout.audit import AuditTick
 from servegate.rollout.model import Phase, State
 from servegate.rollout.ports import Store
 
@@ -32,6 +31,7 @@ class Memory(Contract):
     verified: tuple[Sha256, ...] = Field((), description="releases that may be rolled back to, oldest first")
     plan: dict[str, Any] | None = Field(None, description="the plan, as it was understood")
     site: dict[str, Any] | None = Field(None, description="where the rollout happens; for whoever takes over")
+    last: AuditTick | None = Field(None, description="the decision that led to this state; for the audit trail")
 
     def release_in(self, slot: str) -> Release:
         """The release that belongs into a slot."""
@@ -108,23 +108,3 @@ def history(store: Store) -> list[HistoryLine]:
         except ValidationError as error:
             raise ConfigError(f"line {number} of the history is not a decision") from error
     return lines
-
-
-def append_line(path: Path, line: str) -> None:
-    """Append one whole line to a JSON Lines file; half a line that a killed writer left is removed first.
-
-    Raises:
-        InfrastructureError: the file cannot be written.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a+b") as stream:
-            end = stream.seek(0, os.SEEK_END)
-            if end:
-                stream.seek(end - 1)
-                if stream.read(1) != b"\n":
-                    stream.seek(0)
-                    stream.truncate(stream.read().rfind(b"\n") + 1)
-            stream.write(line.encode())
-    except OSError as error:
-        raise InfrastructureError(f"{path}: cannot be written: {error.strerror}") from error

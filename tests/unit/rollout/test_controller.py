@@ -18,7 +18,7 @@ from servegate.report.records import CanaryTick, read_records
 from servegate.report.verdict import Outcome
 from servegate.rollout import memory
 from servegate.rollout.controller import MAX_FAILED_TICKS, Controller
-from servegate.rollout.memory import append_line
+from servegate.rollout.journal import append_line
 from servegate.rollout.model import Phase
 from servegate.rollout.plan import Plan
 from servegate.rollout.ports import (

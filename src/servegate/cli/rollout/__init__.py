@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from servegate.cli.rollout import act, conduct, look
+from servegate.cli.rollout import act, conduct, look, replay
 
 
 @click.group(help="Move traffic to a release, or back.")
@@ -30,6 +30,7 @@ for _each in (
     act.abort,
     act.rollback,
     look.plan,
+    replay.replay,
 ):
     command.add_command(_each)
 

@@ -147,6 +147,17 @@ def run(controller: Controller) -> State:
         signal.signal(signal.SIGTERM, before)
 
 
+def write_report(folder: Path) -> None:
+    """Write the canary's report beside its audit trail."""
+    from servegate.errors import ServegateError
+    from servegate.rollout.canary_report import canary_report
+
+    try:
+        canary_report(folder / "audit.jsonl", folder / "report.json").write(folder / "report.json")
+    except ServegateError as error:  # the rollout has ended, whatever becomes of its report
+        notice("warning", f"no report: {error}")
+
+
 def finish(state: State, as_json: bool) -> None:
     """Say how it ended, and end with its exit code."""
     import json

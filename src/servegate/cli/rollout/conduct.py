@@ -129,6 +129,7 @@ def start(
             if guarded and state.phase is Phase.PROMOTED:
                 controller.request("guard", by=common.asker())
                 state = common.run(controller)
+    common.write_report(where.root)
     common.finish(state, as_json)
 
 
