@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 ENGINE ?= simulator
 LOCK_ARGS := --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header
 
-.PHONY: help setup demo test test-all bench check format schemas lock clean
+.PHONY: help setup demo test test-all cluster bench check format schemas lock clean
 
 help: ## show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -32,8 +32,16 @@ test: $(READY) ## unit tests and the local end to end with the simulator
 	@$(BIN)/python -m pytest -n 2 --dist loadfile tests/unit
 	@$(BIN)/python -m pytest -n 2 --dist loadfile tests/e2e
 
-test-all: $(READY) chromium prometheus image-tools ## what `make test` leaves out: a real browser, Prometheus, image builds, the engine
-	@$(BIN)/python -m pytest tests/action tests/browser tests/prometheus tests/image tests/engine
+test-all: $(READY) chromium prometheus image-tools cluster-programs ## what `make test` leaves out: a real browser, Prometheus, image builds, a cluster, the engine
+	@$(BIN)/python -m pytest tests/action tests/browser tests/prometheus tests/image tests/cluster tests/engine
+
+cluster: $(READY) ## a real Kubernetes with GPU nodes and a gateway, as processes, until Ctrl-C (RUN="command": until that ends)
+	@PYTHONPATH=tests/support $(BIN)/python -m cluster $(RUN)
+
+# Built once into the user's cache; without Go, Go is installed there too.
+.PHONY: cluster-programs
+cluster-programs: $(READY)
+	@PYTHONPATH=tests/support $(BIN)/python -m cluster --build
 
 # A browser to look at the report with; Debian's package, because no other source is as easy to trust.
 .PHONY: chromium

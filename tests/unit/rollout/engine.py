@@ -1,6 +1,6 @@
 """A stand-in engine for tests of workloads: answers /health, /v1/models and /metrics, and misbehaves on request.
 
-engine.py PORT MODEL [--exit STATUS] [--ignore-term] [--child] [--finish SECONDS]
+engine.py PORT MODEL [--host ADDRESS] [--exit STATUS] [--ignore-term] [--child] [--finish SECONDS]
 """
 
 import argparse
@@ -15,6 +15,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 parser = argparse.ArgumentParser()
 parser.add_argument("port", type=int)
 parser.add_argument("model")
+parser.add_argument("--host", default="127.0.0.1")
 parser.add_argument("--exit", type=int)
 parser.add_argument("--ignore-term", action="store_true")
 parser.add_argument("--child", action="store_true")
@@ -65,5 +66,5 @@ def finish(*_: object) -> None:
 
 
 signal.signal(signal.SIGTERM, finish)
-server = ThreadingHTTPServer(("127.0.0.1", options.port), Handler)
+server = ThreadingHTTPServer((options.host, options.port), Handler)
 server.serve_forever(poll_interval=0.05)

@@ -10,10 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from fake_kube import FakeKube, Object
 
 from servegate.errors import InfrastructureError
+from servegate.rollout.kube import Kube
 from servegate.rollout.ports import FencedError, Router
 from servegate.rollout.routers.envoy_file import EnvoyFileRouter
+from servegate.rollout.routers.http_route import HttpRouteRouter
 
 
 @dataclass
@@ -69,7 +72,40 @@ def envoy_file(folder: Path) -> Plane:
     )
 
 
-IMPLEMENTATIONS = {"envoy-file": envoy_file}
+ROUTE = "/apis/gateway.networking.k8s.io/v1/namespaces/llm/httproutes/llm"
+
+
+def http_route(folder: Path) -> Plane:
+    api = FakeKube()
+    follows = True
+
+    def gateway(_: str, item: Object) -> None:
+        if follows:
+            conditions = [
+                {"type": kind, "status": "True", "observedGeneration": item["metadata"]["generation"]}
+                for kind in ("Accepted", "ResolvedRefs")
+            ]
+            item["status"] = {"parents": [{"parentRef": item["spec"]["parentRefs"][0], "conditions": conditions}]}
+
+    def follow(wanted: bool) -> None:
+        nonlocal follows
+        follows = wanted
+        gateway(ROUTE, api.objects[ROUTE])
+
+    api.react = gateway
+    backends = [{"name": "llm-blue", "port": 8000}, {"name": "llm-green", "port": 8000, "weight": 0}]
+    api.put(ROUTE, {"spec": {"parentRefs": [{"name": "gateway"}], "rules": [{"backendRefs": backends}]}})
+    kubeconfig = api.kubeconfig(folder)
+    names = {"blue": "llm-blue", "green": "llm-green"}
+    return Plane(
+        open=lambda: HttpRouteRouter(Kube(kubeconfig=kubeconfig), "llm", names),
+        follow=follow,
+        written=lambda: api.objects[ROUTE]["metadata"]["resourceVersion"],
+        stop=api.close,
+    )
+
+
+IMPLEMENTATIONS = {"envoy-file": envoy_file, "http-route": http_route}
 
 
 @pytest.fixture(params=sorted(IMPLEMENTATIONS))

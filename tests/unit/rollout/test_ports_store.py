@@ -6,18 +6,37 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from fake_kube import FakeKube
 
+from servegate.rollout.kube import Kube
 from servegate.rollout.ports import ConflictError, Lease, LeaseLostError, Store
+from servegate.rollout.stores.config_map import ConfigMapStore
 from servegate.rollout.stores.sqlite import SqliteStore
 
-IMPLEMENTATIONS: dict[str, Callable[[Path], Store]] = {"sqlite": lambda folder: SqliteStore(folder / "rollout.db")}
 Open = Callable[[], Store]
+
+
+def sqlite(folder: Path) -> Iterator[Open]:
+    yield lambda: SqliteStore(folder / "rollout.db")
+
+
+def config_map(folder: Path) -> Iterator[Open]:
+    api = FakeKube()
+    for name in ("state", "history", "intents"):
+        api.put(f"/api/v1/namespaces/llm/configmaps/servegate-{name}", {"kind": "ConfigMap"})
+    api.put("/apis/coordination.k8s.io/v1/namespaces/llm/leases/servegate", {"kind": "Lease"})
+    kubeconfig = api.kubeconfig(folder)
+    yield lambda: ConfigMapStore(Kube(kubeconfig=kubeconfig))
+    api.close()
+
+
+IMPLEMENTATIONS: dict[str, Callable[[Path], Iterator[Open]]] = {"sqlite": sqlite, "config-map": config_map}
 
 
 @pytest.fixture(params=sorted(IMPLEMENTATIONS))
 def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Open]:
     """Opens the same store again at every call, as another process would."""
-    yield lambda: IMPLEMENTATIONS[request.param](tmp_path)
+    yield from IMPLEMENTATIONS[request.param](tmp_path)
 
 
 def test_what_was_saved_is_loaded_by_anybody(opened: Open) -> None:

@@ -8,12 +8,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from fake_deployments import FakeDeployments
 
 from servegate.endpoint import request
 from servegate.errors import ConfigError
 from servegate.process import free_ports
-from servegate.release import Engine, Model, Release
+from servegate.release import Engine, Image, Model, Release
+from servegate.rollout.kube import Kube
 from servegate.rollout.ports import SlotStatus, Workload
+from servegate.rollout.workloads.deployments import DeploymentWorkload
 from servegate.rollout.workloads.processes import Launch, ProcessWorkload
 
 ENGINE = Path(__file__).parent / "engine.py"
@@ -22,23 +25,34 @@ ENGINE = Path(__file__).parent / "engine.py"
 def release(name: str, served: str = "m", *arguments: str) -> Release:
     return Release(
         name=name,
+        image=Image(repository="example.invalid/engine", digest="sha256:" + "0" * 64),
         model=Model(uri="file:///m", served_name=served),
         engine=Engine(name="simulator", version="1"),
         args=arguments,
     )
 
 
-def processes(folder: Path) -> tuple[Workload, Callable[[], None]]:
+def engines(folder: Path) -> ProcessWorkload:
     ports = free_ports(4)
 
     def launcher(slot: str, wanted: Release, port: int) -> Launch:
         return Launch([sys.executable, str(ENGINE), str(port), wanted.model.served_name, *wanted.args])
 
-    workload = ProcessWorkload(launcher, {"blue": ports[:2], "green": ports[2:]}, folder / "logs", drain=0.0, grace=5.0)
+    return ProcessWorkload(launcher, {"blue": ports[:2], "green": ports[2:]}, folder / "logs", drain=0.0, grace=5.0)
+
+
+def processes(folder: Path) -> tuple[Workload, Callable[[], None]]:
+    workload = engines(folder)
     return workload, workload.close
 
 
-IMPLEMENTATIONS = {"processes": processes}
+def deployments(folder: Path) -> tuple[Workload, Callable[[], None]]:
+    cluster = FakeDeployments(engines(folder), ("blue", "green"))
+    kube = Kube(kubeconfig=cluster.api.kubeconfig(folder))
+    return DeploymentWorkload(kube, "llm", max_replicas=2), cluster.close
+
+
+IMPLEMENTATIONS = {"processes": processes, "deployments": deployments}
 
 
 @pytest.fixture(params=sorted(IMPLEMENTATIONS))

@@ -18,8 +18,8 @@ from servegate.errors import ConfigError, InfrastructureError
 from servegate.rollout.ports import FencedError
 from servegate.rollout.routers import envoy, envoy_file
 from servegate.rollout.routers.envoy import EnvoyConfig, bootstrap, find_envoy
-from servegate.rollout.routers.envoy_file import EnvoyFileRouter, to_units
-from servegate.rollout.routers.envoy_routes import UNITS
+from servegate.rollout.routers.envoy_file import EnvoyFileRouter
+from servegate.rollout.routers.weights import UNITS, to_units
 
 
 def router(folder: Path) -> EnvoyFileRouter:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import math
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -24,7 +23,8 @@ from servegate.errors import InfrastructureError
 from servegate.process import Child
 from servegate.rollout.ports import Arrangement, FencedError, RouteStatus, Weights
 from servegate.rollout.routers import envoy_routes
-from servegate.rollout.routers.envoy_routes import ROUTES, UNITS
+from servegate.rollout.routers.envoy_routes import ROUTES
+from servegate.rollout.routers.weights import UNITS, to_units
 
 LOCK_TIMEOUT = 2.0
 _VERSION = re.compile(r"^(\d{1,18})\.(\d{1,18})$")
@@ -183,29 +183,6 @@ class EnvoyFileRouter:
                         raise InfrastructureError(f"{path}: another process has held it too long") from error
                     time.sleep(0.01)
             yield
-
-
-def to_units(weights: Weights, slots: Sequence[str]) -> dict[str, int]:
-    """Percent as Envoy's whole numbers, one for every slot, their sum exactly 100 percent.
-
-    A slot without weight gets 0, and only such a slot: a share too small to be expressed is refused.
-
-    Raises:
-        ValueError: an unknown slot, a number that is no percentage, or a sum other than 100.
-    """
-    unknown = sorted(set(weights) - set(slots))
-    if unknown:
-        raise ValueError(f"no slot {unknown[0]!r}; there are {', '.join(slots)}")
-    values = {slot: float(weights.get(slot, 0.0)) for slot in slots}
-    if not all(math.isfinite(value) and value >= 0 for value in values.values()):
-        raise ValueError(f"weights must be percentages: {values}")
-    if abs(sum(values.values()) - 100) > 1e-6:
-        raise ValueError(f"weights must sum to 100 percent: {values}")
-    units = {slot: round(value * UNITS) for slot, value in values.items()}
-    if any(values[slot] > 0 and units[slot] == 0 for slot in slots):
-        raise ValueError(f"weights below {1 / UNITS} percent cannot be routed: {values}")
-    units[max(units, key=units.__getitem__)] += 100 * UNITS - sum(units.values())
-    return units
 
 
 def _route(version: Any, resource: Any) -> _Route:

@@ -14,12 +14,11 @@ import re
 from typing import Any
 
 from servegate.rollout.ports import Arrangement, Sticky
+from servegate.rollout.routers.weights import UNITS
 
 ROUTES = "slots"
 """Name of the route configuration."""
 SLOT_HEADER = "x-servegate-slot"
-UNITS = 10_000
-"""Envoy's weights are whole numbers: this many per percent."""
 COOKIE_SECONDS = 30 * 24 * 3600
 
 

@@ -1,0 +1,227 @@
+"""The Kubernetes API as three of the ports need it: plain documents in and out, errors that a person can act on.
+
+The official client brings what is hard (kubeconfig, exec plugins, rotating tokens of a pod, TLS); its generated models
+bring nothing here, because every document is read and written as it is, fields of newer versions included.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlencode
+
+import urllib3
+
+from servegate.errors import ConfigError, InfrastructureError
+
+Object = dict[str, Any]
+"""A Kubernetes object as JSON has it."""
+
+TIMEOUT = 5.0
+"""Seconds for one request: an API server that does not answer costs a tick, not the rollout."""
+ANNOTATION = "servegate.dev/"
+"""Prefix of our labels and annotations."""
+JSON_PATCH = "application/json-patch+json"
+
+_KINDS = {
+    "ConfigMap": ("api/v1", "configmaps"),
+    "Event": ("api/v1", "events"),
+    "Pod": ("api/v1", "pods"),
+    "Service": ("api/v1", "services"),
+    "Deployment": ("apis/apps/v1", "deployments"),
+    "Lease": ("apis/coordination.k8s.io/v1", "leases"),
+    "HTTPRoute": ("apis/gateway.networking.k8s.io/v1", "httproutes"),
+}
+
+
+class KubeError(InfrastructureError):
+    """The API server refused a request or could not be asked.
+
+    Args:
+        status: HTTP status, 0 when there was no answer.
+    """
+
+    def __init__(self, message: str, status: int = 0) -> None:
+        super().__init__(message)
+        self.status = status
+
+    @property
+    def missing(self) -> bool:
+        """There is no such object."""
+        return self.status == 404
+
+    @property
+    def conflict(self) -> bool:
+        """Somebody changed the object in between, or a `test` of a JSON Patch failed: read it again."""
+        return self.status in (409, 422)
+
+
+class Kube:
+    """One namespace of one cluster.
+
+    Args:
+        namespace: where all objects are, unless said otherwise; None: the one of the kubeconfig or of our pod.
+        kubeconfig: file; None: KUBECONFIG or ~/.kube/config, and inside a pod the pod's own service account.
+        context: of the kubeconfig; None: its current one.
+        timeout: seconds for one request.
+
+    Raises:
+        ConfigError: the Python package is not installed, or there is no usable configuration.
+    """
+
+    def __init__(
+        self,
+        namespace: str | None = None,
+        *,
+        kubeconfig: Path | None = None,
+        context: str | None = None,
+        timeout: float = TIMEOUT,
+    ) -> None:
+        try:
+            from kubernetes import config
+            from kubernetes.client.configuration import Configuration
+            from kubernetes.client.rest import RESTClientObject
+        except ImportError as error:
+            raise ConfigError("Kubernetes needs the package kubernetes: pip install 'servegate[kubernetes]'") from error
+        self.configuration = Configuration()
+        self.timeout = timeout
+        own = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+        try:
+            if kubeconfig is None and context is None and own.is_file():
+                config.load_incluster_config(client_configuration=self.configuration)
+                found = own.read_text(encoding="utf-8").strip()
+            else:
+                file = None if kubeconfig is None else str(kubeconfig)
+                config.load_kube_config(file, context, client_configuration=self.configuration)
+                found = config.list_kube_config_contexts(file)[1]["context"].get("namespace") or "default"
+        except (config.ConfigException, OSError, ValueError, TypeError, KeyError) as error:
+            where = kubeconfig or "KUBECONFIG, ~/.kube/config or a pod's service account"
+            raise ConfigError(f"no usable configuration of a Kubernetes cluster ({where}): {error}") from error
+        self.namespace: str = namespace or found
+        self.configuration.retries = False
+        self._http: Any = RESTClientObject(self.configuration)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.pool_manager.clear()
+
+    def get(self, kind: str, name: str) -> Object:
+        """One object. Raises KubeError."""
+        return self.call("GET", self.path(kind, name))
+
+    def find(self, kind: str, labels: Mapping[str, str] | None = None) -> list[Object]:
+        """All objects of a kind with these labels. Raises KubeError."""
+        query = {"labelSelector": ",".join(f"{key}={value}" for key, value in sorted(labels.items()))} if labels else {}
+        return list(self.call("GET", self.path(kind), query=query)["items"])
+
+    def create(self, kind: str, body: Object) -> Object:
+        """Create an object. Raises KubeError."""
+        return self.call("POST", self.path(kind), body)
+
+    def replace(self, kind: str, body: Object) -> Object:
+        """Replace an object; with a resourceVersion inside, only when it is still that one. Raises KubeError."""
+        return self.call("PUT", self.path(kind, body["metadata"]["name"]), body)
+
+    def patch(self, kind: str, name: str, body: list[Object]) -> Object:
+        """Change an object by a JSON Patch. Raises KubeError."""
+        return self.call("PATCH", self.path(kind, name), body, content=JSON_PATCH)
+
+    def delete(self, kind: str, name: str) -> None:
+        """Delete an object; one that is gone already is fine. Raises KubeError."""
+        try:
+            self.call("DELETE", self.path(kind, name))
+        except KubeError as error:
+            if not error.missing:
+                raise
+
+    def path(self, kind: str, name: str = "") -> str:
+        """Path of a collection or of one object in it."""
+        group, plural = _KINDS[kind]
+        parts = [group, "namespaces", quote(self.namespace, safe=""), plural]
+        parts += [quote(name, safe="")] if name else []
+        return "/" + "/".join(parts)
+
+    def call(
+        self,
+        method: str,
+        path: str,
+        body: Object | list[Object] | None = None,
+        *,
+        query: Mapping[str, str] | None = None,
+        content: str = "application/json",
+    ) -> Object:
+        """One request.
+
+        Raises:
+            KubeError: refused, or no answer in time.
+        """
+        with self._explained(method, path):
+            response = self._request(method, path, body, query, content)
+            data = response.read()
+        document = _document(data)
+        if not 200 <= response.status <= 299:
+            raise KubeError(_refusal(method, path, response.status, document), response.status)
+        return document
+
+    def _request(
+        self,
+        method: str,
+        path: str,
+        body: Object | list[Object] | None,
+        query: Mapping[str, str] | None,
+        content: str,
+    ) -> Any:
+        headers: dict[str, str] = {"Accept": "application/json", "Content-Type": content, "User-Agent": "servegate"}
+        token: Any = self.configuration.auth_settings().get("BearerToken")
+        if token:
+            headers[token["key"]] = token["value"]
+        url = self.configuration.host + path + (f"?{urlencode(query)}" if query else "")
+        return self._http.request(method, url, headers=headers, body=body, _request_timeout=self.timeout)
+
+    @contextmanager
+    def _explained(self, method: str, path: str) -> Iterator[None]:
+        from kubernetes.client.exceptions import ApiException
+        from kubernetes.config import ConfigException
+
+        where = f"API server {self.configuration.host}: {method} {path}"
+        try:
+            yield
+        except (urllib3.exceptions.HTTPError, ApiException, ConfigException, OSError) as error:
+            text = str(getattr(error, "reason", "") or error)
+            if isinstance(error, (urllib3.exceptions.NewConnectionError, ConnectionError)):
+                text = "connection refused" if "refused" in str(error) else "cannot connect"
+            elif isinstance(error, (urllib3.exceptions.TimeoutError, TimeoutError)):
+                text = f"no answer in {self.timeout:g} s"
+            raise KubeError(f"{where}: {text}") from error
+
+
+def metadata(item: Object) -> Object:
+    """The object's metadata."""
+    return dict(item.get("metadata") or {})
+
+
+def annotations_of(item: Object) -> dict[str, str]:
+    """The object's annotations."""
+    return dict(metadata(item).get("annotations") or {})
+
+
+def labels_of(item: Object) -> dict[str, str]:
+    """The object's labels."""
+    return dict(metadata(item).get("labels") or {})
+
+
+def _document(data: bytes) -> Object:
+    try:
+        found = json.loads(data)
+    except ValueError:
+        found = None
+    return found if isinstance(found, dict) else {"message": data[:200].decode("utf-8", "replace")}
+
+
+def _refusal(method: str, path: str, status: int, document: Object) -> str:
+    """The API server's own words: it names exactly what is missing, forbidden or invalid."""
+    message = " ".join(str(document.get("message") or "").split())[:1000]
+    return message if status in (403, 404) and message else f"{method} {path}: HTTP {status}: {message}"

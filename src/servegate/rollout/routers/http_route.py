@@ -1,0 +1,205 @@
+"""Router that moves the weights of a Gateway API HTTPRoute (gateway.networking.k8s.io/v1).
+
+Rules and back ends are atomic lists: who applies one of them owns all of it. So weights are changed by JSON Patch,
+which touches the numbers alone, and only if the object is the very one that was read (`test` on its resourceVersion),
+the back ends still are the slots (`test` on their names) and nobody newer has written (`test` on the epoch in an
+annotation).
+Every rule that has both slots gets the same weights; other rules, such as one that sends testers to a single slot by a
+header, stay as they are.
+
+What the gateway says of it: `Accepted` and `ResolvedRefs`, true, at the generation that was written.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from servegate.errors import InfrastructureError
+from servegate.rollout.kube import ANNOTATION, Kube, KubeError, Object, annotations_of, metadata
+from servegate.rollout.ports import FencedError, RouteStatus, Weights
+from servegate.rollout.routers.weights import UNITS, to_units
+
+EPOCH = f"{ANNOTATION}epoch"
+ATTEMPTS = 5
+"""Times a write is tried anew because somebody else changed the route in between."""
+CONDITIONS = ("Accepted", "ResolvedRefs")
+
+
+@dataclass(frozen=True)
+class _Route:
+    """An HTTPRoute as it was read.
+
+    Attributes:
+        rules: (index of the rule, index of the back end by slot) of every rule that has all slots.
+        units: weight by slot as it stands there.
+    """
+
+    item: Object
+    epoch: int | None
+    rules: tuple[tuple[int, Mapping[str, int]], ...]
+    units: Mapping[str, int]
+
+    @property
+    def weights(self) -> dict[str, float]:
+        total = sum(self.units.values())
+        return {slot: 100 * count / total if total else 0.0 for slot, count in self.units.items()}
+
+
+class HttpRouteRouter:
+    """Moves the weights of one HTTPRoute.
+
+    Args:
+        kube: the namespace of the route.
+        name: of the HTTPRoute.
+        backends: name of the back end (Service, or another kind the gateway knows) by slot.
+    """
+
+    def __init__(self, kube: Kube, name: str, backends: Mapping[str, str]) -> None:
+        self.kube, self.name, self.backends = kube, name, dict(backends)
+        self._served: dict[str, float] = {}
+
+    def read(self) -> Weights:
+        """Weights as last written by a rollout.
+
+        Raises:
+            InfrastructureError: the route cannot be read, no rollout has written it yet, or it no longer has the slots.
+        """
+        route = self._read()
+        if route.epoch is None:
+            raise InfrastructureError(f"HTTPRoute {self.name}: no rollout has written its weights yet")
+        return route.weights
+
+    def write(self, weights: Weights, epoch: int) -> None:
+        """Make `weights` the wanted ones, under the fencing epoch of the caller's lease.
+
+        Raises:
+            FencedError: the route carries a higher epoch.
+            InfrastructureError: the route cannot be read or written, or it no longer has the slots.
+            ValueError: the weights are not percent of known slots that sum to 100.
+        """
+        units = _smallest(to_units(weights, tuple(self.backends)))
+        for attempt in range(ATTEMPTS):
+            route = self._read()
+            if route.epoch is not None and route.epoch > epoch:
+                raise FencedError(
+                    f"weights were refused: epoch {epoch} is over, HTTPRoute {self.name} is at {route.epoch}"
+                )
+            if route.epoch == epoch and all(self._has(route, number, units) for number in range(len(route.rules))):
+                return
+            try:
+                self.kube.patch("HTTPRoute", self.name, self._change(route, units, epoch))
+                return
+            except KubeError as error:
+                same = error.conflict and metadata(self._read().item)["resourceVersion"] == _version(route)
+                if not error.conflict or same or attempt == ATTEMPTS - 1:
+                    raise
+
+    def verify(self) -> RouteStatus:
+        """Whether the gateway says that it serves by the weights last written; never raises."""
+        try:
+            route = self._read()
+        except InfrastructureError as error:
+            return RouteStatus(False, {}, str(error))
+        problem = _problem(route.item)
+        if problem is not None:
+            return RouteStatus(False, self._served, problem)
+        if route.epoch is None:
+            return RouteStatus(False, route.weights, f"HTTPRoute {self.name}: no rollout has written its weights yet")
+        if not all(self._has(route, number, route.units) for number in range(len(route.rules))):
+            return RouteStatus(False, {}, f"HTTPRoute {self.name}: its rules have different weights for the slots")
+        self._served = route.weights
+        return RouteStatus(True, route.weights)
+
+    def _read(self) -> _Route:
+        item = self.kube.get("HTTPRoute", self.name)
+        epoch = annotations_of(item).get(EPOCH)
+        if epoch is not None and not re.fullmatch(r"\d{1,18}", epoch):
+            raise InfrastructureError(f"HTTPRoute {self.name}: annotation {EPOCH} is {epoch[:40]!r}, not a number")
+        rules = []
+        units: dict[str, int] = {}
+        for index, rule in enumerate(item["spec"].get("rules") or ()):
+            refs = rule.get("backendRefs") or []
+            names = [ref.get("name") for ref in refs]
+            if not set(self.backends.values()) <= set(names):
+                continue
+            strange = [name for name in names if name not in self.backends.values()]
+            if strange or len(names) != len(self.backends):
+                more = f"also routes to {strange[0]}" if strange else "names a slot twice"
+                raise InfrastructureError(
+                    f"HTTPRoute {self.name}: rule {index} {more}; weights of slots are all it may have"
+                )
+            rules.append((index, {slot: names.index(name) for slot, name in self.backends.items()}))
+            if not units:
+                units = {slot: _weight(refs[names.index(name)]) for slot, name in self.backends.items()}
+        if not rules:
+            wanted = " and ".join(self.backends.values())
+            raise InfrastructureError(f"HTTPRoute {self.name}: no rule has the back ends {wanted}")
+        return _Route(item, None if epoch is None else int(epoch), tuple(rules), units)
+
+    def _has(self, route: _Route, number: int, units: Mapping[str, int]) -> bool:
+        index, places = route.rules[number]
+        refs = route.item["spec"]["rules"][index]["backendRefs"]
+        return all(_weight(refs[place]) == units[slot] for slot, place in places.items())
+
+    def _change(self, route: _Route, units: Mapping[str, int], epoch: int) -> list[Object]:
+        patch: list[Object] = [{"op": "test", "path": "/metadata/resourceVersion", "value": _version(route)}]
+        for index, places in route.rules:
+            for slot, place in places.items():
+                at = f"/spec/rules/{index}/backendRefs/{place}"
+                patch.append({"op": "test", "path": f"{at}/name", "value": self.backends[slot]})
+                patch.append({"op": "add", "path": f"{at}/weight", "value": units[slot]})
+        if metadata(route.item).get("annotations") is None:
+            patch.append({"op": "add", "path": "/metadata/annotations", "value": {}})
+        at = "/metadata/annotations/" + EPOCH.replace("/", "~1")
+        if route.epoch is not None:
+            patch.append({"op": "test", "path": at, "value": str(route.epoch)})
+        patch.append({"op": "add", "path": at, "value": str(epoch)})
+        return patch
+
+
+def _version(route: _Route) -> str:
+    return str(metadata(route.item)["resourceVersion"])
+
+
+def _weight(ref: Object) -> int:
+    return int(ref.get("weight", 1))  # Gateway API: a back end without a weight has 1
+
+
+def _smallest(units: Mapping[str, int]) -> dict[str, int]:
+    """The same shares in the numbers people write: of 100 where that is exact, else of 10,000 or 1,000,000."""
+    for divisor in (UNITS, UNITS // 100):
+        if math.gcd(*units.values()) % divisor == 0:
+            return {slot: count // divisor for slot, count in units.items()}
+    return dict(units)
+
+
+def _problem(item: Object) -> str | None:
+    """Why the gateway does not serve what stands in the route; None when it says that it does."""
+    generation = metadata(item).get("generation", 0)
+    name = f"HTTPRoute {metadata(item)['name']}"
+    parents = item.get("status", {}).get("parents") or []
+    wanted = [
+        (ref.get("namespace"), ref["name"], ref.get("sectionName")) for ref in item["spec"].get("parentRefs") or ()
+    ]
+    for parent in wanted:
+        found = [
+            entry
+            for entry in parents
+            if (entry["parentRef"].get("namespace"), entry["parentRef"]["name"], entry["parentRef"].get("sectionName"))
+            == parent
+        ]
+        if not found:
+            return f"{name}: no gateway has taken it up for parent {parent[1]}"
+        for entry in found:
+            conditions = {condition["type"]: condition for condition in entry.get("conditions") or ()}
+            for kind in CONDITIONS:
+                condition = conditions.get(kind, {})
+                if condition.get("observedGeneration") != generation:
+                    return f"{name}: gateway {parent[1]} has not yet taken over generation {generation}"
+                if condition.get("status") != "True":
+                    said = f"{condition.get('reason')}: {condition.get('message')}"
+                    return f"{name}: gateway {parent[1]} says {kind} is {condition.get('status')}: {said}"
+    return None if wanted else f"{name}: has no parent gateway"

@@ -1,0 +1,350 @@
+"""Store in three ConfigMaps and a Lease: the memory of a rollout in the cluster it rolls out in.
+
+All four are made by whoever installs the manifests; a rollout only changes them, so it needs no right on anything else.
+Kubernetes has no transaction over two objects. The state therefore carries the epoch of the lease itself: taking the
+lease writes the new epoch into it before anybody acts, and a save is refused, under the resourceVersion that was read,
+when the epoch there is not its own. Intents stand apart, so that who may leave one need not be able to touch the state.
+
+The epoch is the Lease's `leaseTransitions`. Expiry is judged by the clock of who asks: with clocks that disagree a
+lease may change hands too early or too late, but never be held by two, because the epoch decides and not the time.
+"""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+import math
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
+from typing import Any
+
+from servegate.errors import InfrastructureError
+from servegate.rollout.kube import ANNOTATION, Kube, KubeError, Object, annotations_of, metadata
+from servegate.rollout.ports import ConflictError, Intent, Lease, LeaseLostError
+
+EPOCH = f"{ANNOTATION}epoch"
+ATTEMPTS = 8
+"""Times a change is tried anew because somebody else changed the object in between."""
+ROOM = 1_000_000
+"""Bytes in a ConfigMap; the API server refuses more than 1 MiB."""
+COMPRESS = 256_000
+"""Bytes from which on the state is compressed."""
+SETTLED = 20
+"""Settled intents that are kept, so that who left one can learn what came of it."""
+PENDING = 50
+"""Intents that may wait; whoever leaves more gets an error instead of filling the object."""
+
+
+class ConfigMapStore:
+    """Remembers in the ConfigMaps `<name>-state`, `<name>-history` and `<name>-intents` and the Lease `<name>`.
+
+    Args:
+        kube: their namespace.
+        name: what their names begin with.
+    """
+
+    def __init__(self, kube: Kube, name: str = "servegate") -> None:
+        self.kube, self.name = kube, name
+        # As last read or written: what is written next is checked against it, without reading it again.
+        self._state: Object | None = None
+        self._lease: Object | None = None
+        self.epoch = 0
+        """Epoch of the lease last acquired here; fences effects on other objects."""
+
+    def close(self) -> None:
+        """Close the connections."""
+        self.kube.close()
+
+    def load(self) -> tuple[str | None, int]:
+        """The state and its version; (None, 0) before the first."""
+        self._state = self._read(self._map("state"))
+        return _unpack(self._state), _version(self._state)
+
+    def save(self, state: str, expected_version: int, lease: Lease) -> int:
+        """Replace the state and return its new version.
+
+        Raises:
+            ConflictError: the version is not `expected_version`.
+            LeaseLostError: `lease` is no longer the valid one.
+            InfrastructureError: the API server cannot be asked, or the state does not fit into a ConfigMap.
+        """
+        packed = _pack(state, expected_version + 1)
+        for _ in range(ATTEMPTS):
+            current = self._state if self._state is not None else self._read(self._map("state"))
+            fence, version = _epoch(current), _version(current)
+            if fence != lease.epoch or version != expected_version:
+                current = self._read(self._map("state"))
+                fence, version = _epoch(current), _version(current)
+            if fence != lease.epoch:
+                raise LeaseLostError(f"{self._map('state')}: the lease of {lease.holder} (epoch {lease.epoch}) is over")
+            if version != expected_version:
+                raise ConflictError(
+                    f"{self._map('state')}: the state has version {version}, expected was {expected_version}"
+                )
+            self._state = None
+            try:
+                self._state = self.kube.replace("ConfigMap", {**_without_data(current), **packed})
+                return expected_version + 1
+            except KubeError as error:
+                if not error.conflict:
+                    raise
+        raise InfrastructureError(f"{self._map('state')}: others change it all the time")
+
+    def append_history(self, line: str) -> None:
+        """Add one line of JSON to the history. When the ConfigMap is full the oldest lines leave."""
+
+        def change(item: Object) -> None:
+            lines = [*_lines(item), json.dumps(line, ensure_ascii=False)]
+            while len(lines) > 1 and sum(len(text.encode()) + 1 for text in lines) > ROOM:
+                del lines[: max(1, len(lines) // 10)]
+            item["data"] = {"lines": "\n".join(lines)}
+
+        self._change(self._map("history"), change)
+
+    def history(self) -> list[str]:
+        """All lines of the history, oldest first."""
+        name = self._map("history")
+        return [str(self._json(name, line)) for line in _lines(self._read(name))]
+
+    def submit(self, kind: str, by: str, at: float, reason: str = "", target: str | None = None) -> Intent:
+        """Leave an intent for the holder of the lease.
+
+        Raises:
+            InfrastructureError: the API server cannot be asked, or too many wait already.
+        """
+        made: list[Intent] = []
+
+        def change(item: Object) -> None:
+            entries, number = self._entries(item)
+            waiting = [entry for entry in entries if entry["outcome"] is None]
+            if len(waiting) >= PENDING:
+                raise InfrastructureError(f"{self._map('intents')}: {PENDING} intents wait; nobody takes them up")
+            settled = [entry for entry in entries if entry["outcome"] is not None][-SETTLED:]
+            made[:] = [Intent(number, kind, by, at, reason[:2000], target)]
+            self._put(item, [*settled, *waiting, {**asdict(made[0]), "outcome": None}], number + 1)
+
+        self._change(self._map("intents"), change)
+        return made[0]
+
+    def intents(self) -> list[Intent]:
+        """Intents not yet settled, oldest first."""
+        return [self._intent(entry) for entry in self._intents() if entry["outcome"] is None]
+
+    def settle(self, intent: Intent, outcome: str) -> None:
+        """Mark an intent as done, with what came of it. The same again changes nothing."""
+
+        def change(item: Object) -> bool:
+            entries, number = self._entries(item)
+            found = [entry for entry in entries if entry["id"] == intent.id and entry["outcome"] is None]
+            for entry in found:
+                entry["outcome"] = outcome
+            self._put(item, entries, number)
+            return bool(found)
+
+        self._change(self._map("intents"), change)
+
+    def outcome(self, intent: Intent) -> str | None:
+        """What came of an intent; None while it is not settled."""
+        return next((entry["outcome"] for entry in self._intents() if entry["id"] == intent.id), None)
+
+    def holder(self) -> Lease | None:
+        """The lease as it stands, None when nobody has it; it may have expired."""
+        lease = self._parse(self.kube.get("Lease", self.name))
+        return lease if lease.holder else None
+
+    def acquire(self, holder: str, now: float, ttl: float) -> Lease:
+        """Take the lease when it is free, expired or already ours, and shut out whoever had it.
+
+        Raises:
+            LeaseLostError: another holder has it.
+            InfrastructureError: the API server cannot be asked.
+        """
+        for _ in range(ATTEMPTS):
+            item = self.kube.get("Lease", self.name)
+            current = self._parse(item)
+            if current.holder not in ("", holder) and current.expires > now:
+                wait = current.expires - now
+                raise LeaseLostError(f"lease {self.name}: {current.holder} has it for another {wait:.0f} s")
+            # An expired lease of our own may belong to an earlier life: that one must be fenced off too.
+            same = current.holder == holder and current.expires > now
+            lease = Lease(holder, current.epoch if same else current.epoch + 1, now + ttl)
+            if self._write(item, lease, now, ttl):
+                # Only now is it ours: from here on the old holder can save nothing.
+                self._fence(lease.epoch)
+                self.epoch = lease.epoch
+                return lease
+        raise InfrastructureError(f"lease {self.name}: others change it all the time")
+
+    def renew(self, lease: Lease, now: float, ttl: float) -> Lease:
+        """Extend the lease. Raises LeaseLostError when it is no longer ours."""
+        for _ in range(ATTEMPTS):
+            item = self._lease if self._lease is not None else self.kube.get("Lease", self.name)
+            current = self._parse(item)
+            if (current.holder, current.epoch) != (lease.holder, lease.epoch):
+                item = self.kube.get("Lease", self.name)
+                current = self._parse(item)
+            if (current.holder, current.epoch) != (lease.holder, lease.epoch):
+                whose = f"belongs to {current.holder}" if current.holder else "is free"
+                raise LeaseLostError(f"lease {self.name}: it is over for {lease.holder}: it {whose}")
+            renewed = replace(lease, expires=now + ttl)
+            if self._write(item, renewed, now, ttl):
+                return renewed
+        raise InfrastructureError(f"lease {self.name}: others change it all the time")
+
+    def release(self, lease: Lease) -> None:
+        """Give the lease back; one that is not ours any more stays as it is."""
+        for _ in range(ATTEMPTS):
+            item = self.kube.get("Lease", self.name)
+            current = self._parse(item)
+            if (current.holder, current.epoch) != (lease.holder, lease.epoch):
+                return
+            # The next epoch is spent on nobody, so that nothing can be saved under the old one.
+            if self._write(item, Lease("", lease.epoch + 1, lease.expires), None, 1.0):
+                self._fence(lease.epoch + 1)
+                return
+
+    # --- the objects --------------------------------------------------------------------------------------------------
+
+    def _map(self, what: str) -> str:
+        return f"{self.name}-{what}"
+
+    def _read(self, name: str) -> Object:
+        return self.kube.get("ConfigMap", name)
+
+    def _change(self, name: str, change: Callable[[Object], bool | None]) -> Object:
+        """Read, change, write under the resourceVersion; anew when somebody was faster. `False`: nothing to write."""
+        for _ in range(ATTEMPTS):
+            item = self._read(name)
+            if change(item) is False:
+                return item
+            try:
+                return self.kube.replace("ConfigMap", item)
+            except KubeError as error:
+                if not error.conflict:
+                    raise
+        raise InfrastructureError(f"ConfigMap {name}: others change it all the time")
+
+    def _fence(self, epoch: int) -> None:
+        def change(item: Object) -> bool:
+            if _epoch(item) >= epoch:
+                return False
+            item["metadata"]["annotations"] = {**annotations_of(item), EPOCH: str(epoch)}
+            return True
+
+        self._state = self._change(self._map("state"), change)
+
+    def _parse(self, item: Object) -> Lease:
+        spec = item.get("spec") or {}
+        renewed = spec.get("renewTime")
+        try:
+            at = 0.0 if renewed is None else datetime.fromisoformat(str(renewed)).timestamp()
+            epoch = int(spec.get("leaseTransitions") or 0)
+            return Lease(
+                str(spec.get("holderIdentity") or ""), epoch, at + float(spec.get("leaseDurationSeconds") or 0)
+            )
+        except (TypeError, ValueError) as error:
+            raise InfrastructureError(f"lease {self.name}: is not one of a rollout: {error}") from error
+
+    def _write(self, item: Object, lease: Lease, now: float | None, ttl: float) -> bool:
+        """Write the lease under the resourceVersion of `item`; False when somebody was faster."""
+        spec = {**(item.get("spec") or {}), "holderIdentity": lease.holder, "leaseTransitions": lease.epoch}
+        if now is not None:
+            time = datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+            taken = self._parse(item)
+            if (taken.holder, taken.epoch) != (lease.holder, lease.epoch):
+                spec["acquireTime"] = time
+            spec.update(renewTime=time, leaseDurationSeconds=max(1, math.ceil(ttl)))
+        self._lease = None
+        try:
+            self._lease = self.kube.replace("Lease", {**item, "spec": spec})
+        except KubeError as error:
+            if error.conflict:
+                return False
+            raise
+        return True
+
+    # --- intents ------------------------------------------------------------------------------------------------------
+
+    def _intents(self) -> list[dict[str, Any]]:
+        return self._entries(self._read(self._map("intents")))[0]
+
+    def _entries(self, item: Object) -> tuple[list[dict[str, Any]], int]:
+        name = self._map("intents")
+        data = item.get("data") or {}
+        entries = self._json(name, data.get("intents", "[]"))
+        try:
+            for entry in entries:
+                self._intent(entry)
+            return list(entries), int(data.get("next", "1"))
+        except (TypeError, KeyError, ValueError) as error:
+            raise InfrastructureError(f"ConfigMap {name}: holds something that is no intent") from error
+
+    @staticmethod
+    def _intent(entry: dict[str, Any]) -> Intent:
+        fields = dict(entry)
+        del fields["outcome"]
+        return Intent(**fields)
+
+    @staticmethod
+    def _put(item: Object, entries: list[dict[str, Any]], number: int) -> None:
+        item["data"] = {"intents": json.dumps(entries, ensure_ascii=False), "next": str(number)}
+
+    @staticmethod
+    def _json(name: str, text: str) -> Any:
+        try:
+            return json.loads(text)
+        except ValueError as error:
+            raise InfrastructureError(f"ConfigMap {name}: is damaged: {error}") from error
+
+
+def _without_data(item: Object) -> Object:
+    return {key: value for key, value in item.items() if key not in ("data", "binaryData")}
+
+
+def _pack(state: str, version: int) -> Object:
+    data, binary = {"version": str(version)}, {}
+    raw = state.encode()
+    if len(raw) <= COMPRESS:
+        data["state"] = state
+    else:
+        packed = gzip.compress(raw, mtime=0)
+        if len(packed) > ROOM:
+            raise InfrastructureError(f"the state has {len(packed)} bytes compressed; a ConfigMap takes {ROOM}")
+        binary["state.gz"] = base64.b64encode(packed).decode()
+    return {"data": data, **({"binaryData": binary} if binary else {})}
+
+
+def _unpack(item: Object) -> str | None:
+    packed = (item.get("binaryData") or {}).get("state.gz")
+    if packed is None:
+        found = (item.get("data") or {}).get("state")
+        return None if found is None else str(found)
+    try:
+        return gzip.decompress(base64.b64decode(packed)).decode()
+    except (ValueError, OSError, EOFError) as error:
+        raise InfrastructureError(f"ConfigMap {metadata(item)['name']}: the state in it is damaged") from error
+
+
+def _version(item: Object) -> int:
+    return _number(item, (item.get("data") or {}).get("version"), "version")
+
+
+def _epoch(item: Object) -> int:
+    return _number(item, annotations_of(item).get(EPOCH), EPOCH)
+
+
+def _number(item: Object, text: str | None, what: str) -> int:
+    if text is None:
+        return 0
+    if not (text.isascii() and text.isdigit() and len(text) <= 18):
+        raise InfrastructureError(f"ConfigMap {metadata(item)['name']}: {what} is {text[:40]!r}, not a number")
+    return int(text)
+
+
+def _lines(item: Object) -> list[str]:
+    return [line for line in str((item.get("data") or {}).get("lines", "")).split("\n") if line]
+
+
+__all__ = ["ConfigMapStore"]

@@ -1,0 +1,291 @@
+"""Slots as Deployments of a cluster: `<app>-blue` and `<app>-green`, each with a Service and a ConfigMap of its name.
+
+Git makes the Deployments, empty; a release is put in by JSON Patch under the resourceVersion that was read and the
+epoch of the lease, and nothing but the release's own fields is touched. Kubernetes does the rest, so nothing is done
+twice here: `status` looks, and says why when it does not go on.
+
+One reading of the pods serves both slots and the scrape of a tick. A Deployment that is settled is read again only
+when its pods say that something has changed, or after a minute.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from servegate.errors import ConfigError, InfrastructureError
+from servegate.release import Release
+from servegate.rollout.kube import ANNOTATION, Kube, KubeError, Object, annotations_of, labels_of, metadata
+from servegate.rollout.ports import FencedError, SlotStatus
+from servegate.rollout.sources.direct import Target
+from servegate.rollout.workloads import capacity
+from servegate.rollout.workloads.pod_problems import answers, deployment_problem, is_ready, problem, worst
+from servegate.rollout.workloads.pod_template import PORT_NAME, RELEASE, change, files, port_of
+
+SLOT = f"{ANNOTATION}slot"
+EPOCH = f"{ANNOTATION}epoch"
+ATTEMPTS = 5
+FRESH = 0.5
+"""Seconds for which one reading of the pods serves everybody."""
+SETTLED = 60.0
+"""Seconds after which a Deployment is read again although nothing seems to have changed."""
+PATIENCE = 60.0
+"""Seconds a pod may wait for a node: an autoscaler brings one in that time or says that it will not."""
+
+
+@dataclass
+class _Seen:
+    """A Deployment as last read, and when; monotonic seconds."""
+
+    item: Object
+    at: float
+
+
+class DeploymentWorkload:
+    """Fills the Deployments of an app's slots.
+
+    Args:
+        kube: their namespace.
+        app: what their names begin with.
+        slots: names of the slots.
+        contents: text by sha256 of the files that releases name.
+        epoch: fencing epoch of the lease we hold; None: nobody else writes.
+        max_replicas: more than that in one slot is taken for a mistake.
+        patience: seconds a pod may wait for a node.
+        clock: monotonic seconds. now: seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        kube: Kube,
+        app: str,
+        slots: Sequence[str] = ("blue", "green"),
+        *,
+        contents: Mapping[str, str] | None = None,
+        epoch: Callable[[], int] | None = None,
+        max_replicas: int = 64,
+        patience: float = PATIENCE,
+        clock: Callable[[], float] = time.monotonic,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self.kube, self.app, self.slots = kube, app, tuple(slots)
+        self.contents, self.epoch, self.max_replicas = contents or {}, epoch, max_replicas
+        self.patience, self.clock, self.now = patience, clock, now
+        self._deployments: dict[str, _Seen] = {}
+        self._pods: list[Object] = []
+        self._pods_at: float | None = None
+
+    def ensure(self, slot: str, release: Release, replicas: int) -> None:
+        """Make the slot run `release` with `replicas`; returns at once. The same again changes nothing.
+
+        Raises:
+            ConfigError: no such slot, too many replicas, or the release does not fit the Deployment.
+            FencedError: the Deployment carries a higher epoch.
+            InfrastructureError: the API server cannot be asked, or refuses.
+        """
+        self._check(slot, replicas)
+
+        def wanted(deployment: Object) -> list[Object]:
+            if _release(deployment) == release.identity():
+                return []
+            patch = change(deployment, release)
+            self._configure(slot, release)
+            return patch
+
+        self._change(slot, replicas, wanted)
+
+    def scale(self, slot: str, replicas: int) -> None:
+        """Change the replicas of what the slot runs; 0 empties it: preStop and the engine's drain finish its answers.
+
+        Raises:
+            ConfigError: no such slot, or too many replicas.
+            FencedError: the Deployment carries a higher epoch.
+            InfrastructureError: the API server cannot be asked, or refuses.
+        """
+        self._check(slot, replicas)
+        self._change(slot, replicas, lambda _: [])
+
+    def status(self, slot: str) -> SlotStatus:
+        """What the slot runs now.
+
+        Raises:
+            ConfigError: no such slot.
+            InfrastructureError: the API server cannot be asked, or the Deployment is gone.
+        """
+        self._check(slot, 0)
+        pods = [pod for pod in self._all_pods() if labels_of(pod).get(SLOT) == slot]
+        deployment = self._deployment(slot, len(pods))
+        digest, replicas = _release(deployment), int(deployment["spec"].get("replicas", 1))
+        if replicas == 0:
+            message = f"waiting for {len(pods)} pod{'s' * (len(pods) > 1)} to end" if pods else "empty"
+            return SlotStatus(None, 0, 0, message=message)
+        ours = [pod for pod in pods if annotations_of(pod).get(RELEASE) == digest]
+        # While a pod of another release answers, nobody can say whose answers the slot's Service gives.
+        others = sum(answers(pod) for pod in pods if annotations_of(pod).get(RELEASE) != digest)
+        # Ready is what the pod says, available is what the Service has had time to hear (minReadySeconds).
+        available = int((deployment.get("status") or {}).get("availableReplicas", 0))
+        ready = 0 if others else min(sum(is_ready(pod) for pod in ours), available)
+        if digest is None:
+            return SlotStatus(None, replicas, 0, failed=f"Deployment {self._name(slot)} runs something of no release")
+        unready = [problem(pod) for pod in ours if not is_ready(pod)]
+        found = worst([*unready, deployment_problem(deployment)]) if ready < replicas else None
+        if found is None:
+            message = "ready" if ready == replicas else f"{ready} of {replicas} ready"
+            if others:
+                message = f"waiting for {others} pod{'s' * (others > 1)} of another release to end"
+            return SlotStatus(digest, replicas, ready, message=message)
+        waited = found.since is not None and self.now() - found.since >= self.patience
+        failed = found.message if found.final or waited else None
+        return SlotStatus(digest, replicas, ready, failed=failed, message=found.message)
+
+    def address(self, slot: str) -> str:
+        """URL of the slot's Service, past the gateway; it answers inside the cluster.
+
+        Raises:
+            ConfigError: no such slot, or its Service has no address or no port named http.
+            InfrastructureError: the API server cannot be asked, or the Service is gone.
+        """
+        self._check(slot, 0)
+        spec = self.kube.get("Service", self._name(slot))["spec"]
+        ports = [item["port"] for item in spec.get("ports") or () if item.get("name") == PORT_NAME]
+        address = spec.get("clusterIP")
+        if not ports or address in (None, "", "None"):
+            raise ConfigError(f"Service {self._name(slot)}: needs a ClusterIP and a port named {PORT_NAME!r}")
+        return f"http://{f'[{address}]' if ':' in address else address}:{ports[0]}"
+
+    def targets(self) -> list[Target]:
+        """The pods whose metrics are to be read: all that run, ready or not, until they are gone.
+
+        Raises:
+            InfrastructureError: the API server cannot be asked.
+        """
+        found = []
+        for pod in self._all_pods():
+            slot, address = labels_of(pod).get(SLOT, ""), pod["status"].get("podIP")
+            if slot in self.slots and address and pod["status"].get("phase") == "Running":
+                host = f"[{address}]" if ":" in address else address
+                url = f"http://{host}:{port_of(pod)}"
+                found.append(Target(f"{slot}/{metadata(pod)['name']}", slot, url, annotations_of(pod).get(RELEASE)))
+        return found
+
+    def shortage(self, slot: str, replicas: int) -> str | None:
+        """Why `replicas` pods of the slot would find no room now, beside what runs already; None when they would.
+
+        Raises:
+            ConfigError: no such slot.
+            KubeError: nodes and the pods of all namespaces may not be read (status 403), or the API server is silent.
+        """
+        self._check(slot, replicas)
+        spec = self._deployment(slot)["spec"]["template"]["spec"]
+        nodes = self.kube.call("GET", "/api/v1/nodes")["items"]
+        pods = self.kube.call("GET", "/api/v1/pods")["items"]
+        there = sum(labels_of(pod).get(SLOT) == slot for pod in self._all_pods())
+        found = capacity.room(spec, nodes, pods, max(0, replicas - there))
+        if found.fits >= replicas - there:
+            return None
+        return f"{found.fits + there} of {replicas} replicas of {self._name(slot)} have room: {found.why or 'no nodes'}"
+
+    def _name(self, slot: str) -> str:
+        return f"{self.app}-{slot}"
+
+    def _check(self, slot: str, replicas: int) -> None:
+        if slot not in self.slots:
+            raise ConfigError(f"no slot {slot!r}; there are {', '.join(self.slots)}")
+        if not 0 <= replicas <= self.max_replicas:
+            raise ConfigError(
+                f"slot {slot} takes at most {self.max_replicas} replicas; {replicas} replicas are too many"
+            )
+
+    def _change(self, slot: str, replicas: int, wanted: Callable[[Object], list[Object]]) -> None:
+        """Change a Deployment under what was read of it; anew when somebody was faster."""
+        name = self._name(slot)
+        for attempt in range(ATTEMPTS):
+            item = self._deployment(slot) if attempt == 0 else self._read(slot)
+            patch = wanted(item)
+            if not patch and item["spec"].get("replicas") == replicas:
+                return
+            patch = [
+                {"op": "test", "path": "/metadata/resourceVersion", "value": metadata(item)["resourceVersion"]},
+                *patch,
+                {"op": "add", "path": "/spec/replicas", "value": replicas},
+                *self._fenced(item),
+            ]
+            self._deployments.pop(slot, None)
+            self._pods_at = None
+            try:
+                self._deployments[slot] = _Seen(self.kube.patch("Deployment", name, patch), self.clock())
+                return
+            except KubeError as error:
+                same = (
+                    error.conflict
+                    and metadata(self._read(slot))["resourceVersion"] == metadata(item)["resourceVersion"]
+                )
+                if not error.conflict or same:
+                    raise
+        raise InfrastructureError(f"Deployment {name}: others change it all the time")
+
+    def _fenced(self, item: Object) -> list[Object]:
+        if self.epoch is None:
+            return []
+        epoch, before = self.epoch(), annotations_of(item).get(EPOCH, "0")
+        if before.isdigit() and int(before) > epoch:
+            raise FencedError(
+                f"a change was refused: epoch {epoch} is over, Deployment {metadata(item)['name']} is at {before}"
+            )
+        place = "/metadata/annotations"
+        made: list[Object] = [] if metadata(item).get("annotations") else [{"op": "add", "path": place, "value": {}}]
+        return [*made, {"op": "add", "path": f"{place}/{EPOCH.replace('/', '~1')}", "value": str(epoch)}]
+
+    def _configure(self, slot: str, release: Release) -> None:
+        """The slot's ConfigMap for `release`: immutable, so another release means another object of the same name."""
+        name = self._name(slot)
+        body: Object = {
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": {
+                "name": name,
+                "labels": {SLOT: slot, RELEASE: release.id},
+                "annotations": {RELEASE: release.identity()},
+            },
+            "immutable": True,
+            "data": files(release, self.contents),
+        }
+        try:
+            found = self.kube.get("ConfigMap", name)
+            if annotations_of(found).get(RELEASE) == release.identity() and found.get("data") == body["data"]:
+                return
+            self.kube.delete("ConfigMap", name)
+        except KubeError as error:
+            if not error.missing:
+                raise
+        self.kube.create("ConfigMap", body)
+
+    def _deployment(self, slot: str, pods: int | None = None) -> Object:
+        """The Deployment; from memory while it is settled and its pods (their number, where known) say so too."""
+        seen = self._deployments.get(slot)
+        if seen is not None and self.clock() - seen.at < SETTLED:
+            status, replicas = seen.item.get("status") or {}, int(seen.item["spec"].get("replicas", 1))
+            settled = status.get("observedGeneration") == metadata(seen.item)["generation"] and all(
+                int(status.get(key, 0)) == replicas for key in ("replicas", "updatedReplicas", "availableReplicas")
+            )
+            if settled and pods in (None, replicas):
+                return seen.item
+        return self._read(slot)
+
+    def _read(self, slot: str) -> Object:
+        item = self.kube.get("Deployment", self._name(slot))
+        self._deployments[slot] = _Seen(item, self.clock())
+        return item
+
+    def _all_pods(self) -> list[Object]:
+        now = self.clock()
+        if self._pods_at is None or now - self._pods_at >= FRESH:
+            found = self.kube.find("Pod", {"app.kubernetes.io/component": "engine"})
+            self._pods = [pod for pod in found if labels_of(pod).get(SLOT) in self.slots]
+            self._pods_at = now
+        return self._pods
+
+
+def _release(deployment: Object) -> str | None:
+    return annotations_of(deployment["spec"]["template"]).get(RELEASE)

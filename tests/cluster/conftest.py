@@ -1,0 +1,53 @@
+"""One cluster for all tests of this folder: real API server, scheduler, controllers, gateway and pods."""
+
+from __future__ import annotations
+
+import os
+import sys
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cluster import Cluster, ClusterUnavailableError
+from servegate.rollout.kube import Kube
+
+ENGINE_IMAGE = "servegate.test/engine"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The first test starts the cluster."""
+    for item in items:
+        if item.path.is_relative_to(Path(__file__).parent) and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(300))
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """The cluster. Where it cannot run the tests are skipped, loudly; in CI that is an error."""
+    try:
+        made = Cluster(nodes=2, gpus=8)
+    except ClusterUnavailableError as error:
+        if os.environ.get("CI"):
+            raise
+        print(f"\n*** NO TEST CLUSTER, its tests are SKIPPED: {error}\n", file=sys.__stderr__, flush=True)
+        pytest.skip(f"no test cluster: {error}")
+    with made:
+        made.add_image(ENGINE_IMAGE, sys.executable, str(Path(__file__).with_name("engine_image.py")))
+        yield made
+
+
+@pytest.fixture
+def namespace(cluster: Cluster) -> Iterator[str]:
+    """A namespace of its own; its end is not waited for."""
+    name = f"test-{uuid.uuid4().hex[:8]}"
+    cluster.kubectl("create", "namespace", name)
+    yield name
+    cluster.kubectl("delete", "namespace", name, "--wait=false")
+
+
+@pytest.fixture
+def kube(cluster: Cluster, namespace: str) -> Kube:
+    """The API as the cluster's administrator, in that namespace."""
+    return Kube(namespace, kubeconfig=cluster.kubeconfig)

@@ -1,0 +1,137 @@
+"""The shipped rights under the real authorizer: what each account needs is allowed, a matrix of the rest is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from manifests import SIMULATED, placed
+
+from cluster import Cluster
+from servegate.rollout.kube import Kube, KubeError
+from servegate.rollout.routers.http_route import HttpRouteRouter
+from servegate.rollout.stores.config_map import ConfigMapStore
+from servegate.rollout.workloads.deployments import DeploymentWorkload
+
+NAMESPACE = "rights"
+OBJECTS = {
+    "configmaps": ["servegate-state", "servegate-history", "servegate-intents", "llm-blue", "llm-green", "other"],
+    "deployments.apps": ["llm-blue", "llm-green", "other"],
+    "httproutes.gateway.networking.k8s.io": ["llm", "other"],
+    "leases.coordination.k8s.io": ["servegate", "other"],
+    "services": ["llm-blue", "llm-green", "other"],
+    "pods": ["any"],
+    "secrets": ["llm"],
+    "serviceaccounts": ["servegate-controller"],
+    "roles.rbac.authorization.k8s.io": ["servegate-controller"],
+    "events": ["any"],
+    "nodes": ["gpu-0"],
+    "namespaces": [NAMESPACE],
+    "pods/exec": ["any"],
+    "pods/log": ["any"],
+    "deployments.apps/scale": ["llm-blue"],
+    "serviceaccounts/token": ["servegate-controller"],
+}
+ON_ONE = ("get", "update", "patch", "delete")
+ON_ALL = ("list", "watch", "create", "deletecollection")
+MEMORY = ("servegate-state", "servegate-history", "servegate-intents")
+SLOTS = ("llm-blue", "llm-green")
+ALLOWED = {
+    "servegate-controller": {
+        *(("configmaps", name, verb) for name in MEMORY for verb in ("get", "update")),
+        *(("configmaps", name, verb) for name in SLOTS for verb in ("get", "delete")),
+        ("configmaps", "", "create"),
+        *(("deployments.apps", name, verb) for name in SLOTS for verb in ("get", "patch")),
+        *(("httproutes.gateway.networking.k8s.io", "llm", verb) for verb in ("get", "patch")),
+        *(("leases.coordination.k8s.io", "servegate", verb) for verb in ("get", "update")),
+        *(("services", name, "get") for name in SLOTS),
+        ("pods", "any", "get"),
+        *(("pods", "", verb) for verb in ("list", "watch")),
+        *(("events", "", verb) for verb in ("list", "create")),
+    },
+    "servegate-operator": {
+        *(("configmaps", name, "get") for name in MEMORY),
+        ("configmaps", "servegate-intents", "update"),
+        ("leases.coordination.k8s.io", "servegate", "get"),
+    },
+    "llm-engine": set(),
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def installed(cluster: Cluster) -> Iterator[None]:
+    """Everything of the base, in a namespace of its own."""
+    cluster.apply(*placed("local", NAMESPACE))
+    yield
+    cluster.kubectl("delete", "namespace", NAMESPACE, "--wait=false")
+
+
+def as_account(cluster: Cluster, account: str, folder: Path) -> Kube:
+    """The API as a service account sees it, with a real token."""
+    token = cluster.kubectl("-n", NAMESPACE, "create", "token", account).strip()
+    config = folder / f"{account}.kubeconfig"
+    config.write_text(
+        cluster.kubectl("config", "view", "--flatten", "--minify", "-o", "json").replace('"client-', '"not-client-')
+    )
+    kube = Kube(NAMESPACE, kubeconfig=config)
+    kube.configuration.api_key["authorization"] = f"Bearer {token}"
+    return kube
+
+
+@pytest.mark.parametrize("account", sorted(ALLOWED))
+def test_the_matrix(cluster: Cluster, account: str) -> None:
+    admin = Kube(NAMESPACE, kubeconfig=cluster.kubeconfig)
+    asked = [
+        *((kind, name, verb) for kind, names in OBJECTS.items() for name in names for verb in ON_ONE),
+        *((kind, "", verb) for kind in OBJECTS for verb in ON_ALL),
+    ]
+    allowed = set()
+    for kind, name, verb in asked:
+        resource, _, sub = kind.partition("/")
+        plural, _, group = resource.partition(".")
+        attributes = {"namespace": NAMESPACE, "verb": verb, "group": group, "resource": plural, "name": name}
+        if sub:
+            attributes["subresource"] = sub
+        user = f"system:serviceaccount:{NAMESPACE}:{account}"
+        review = {"spec": {"user": user, "resourceAttributes": attributes}}
+        answer = admin.call("POST", "/apis/authorization.k8s.io/v1/subjectaccessreviews", review)
+        if answer["status"]["allowed"]:
+            allowed.add((kind, name, verb))
+    assert allowed == ALLOWED[account]
+    assert len(asked) - len(allowed) > 100
+
+
+def test_the_ports_work_with_the_rights_of_the_controller(cluster: Cluster, tmp_path: Path) -> None:
+    kube = as_account(cluster, "servegate-controller", tmp_path)
+    store = ConfigMapStore(kube)
+    lease = store.acquire("me", now=1000.0, ttl=15.0)
+    store.save("{}", 0, lease)
+    store.append_history("{}")
+    store.settle(store.submit("pause", "kim", 1.0), "done")
+    store.release(store.renew(lease, now=1001.0, ttl=15.0))
+    workload = DeploymentWorkload(kube, "llm", epoch=lambda: lease.epoch)
+    workload.ensure("green", SIMULATED, 1)
+    assert workload.status("green").release == SIMULATED.identity()
+    assert workload.address("green").startswith("http://198.19.")
+    workload.scale("green", 0)
+    router = HttpRouteRouter(kube, "llm", {"blue": "llm-blue", "green": "llm-green"})
+    router.write({"blue": 100.0, "green": 0.0}, lease.epoch)
+    assert router.read() == {"blue": 100.0, "green": 0.0}
+    with pytest.raises(KubeError, match='cannot list resource "nodes"') as caught:
+        workload.shortage("green", 1)
+    assert caught.value.status == 403
+
+
+def test_a_right_that_is_missing_is_named(cluster: Cluster, tmp_path: Path) -> None:
+    kube = as_account(cluster, "servegate-operator", tmp_path)
+    store = ConfigMapStore(kube)
+    intent = store.submit("abort", "kim", 1.0, reason="looks odd")
+    assert store.outcome(intent) is None
+    who = f"system:serviceaccount:{NAMESPACE}:servegate-operator"
+    with pytest.raises(KubeError, match=f'User "{who}" cannot update resource "leases"'):
+        store.acquire("me", now=1000.0, ttl=15.0)
+    with pytest.raises(KubeError, match='cannot list resource "pods"'):
+        DeploymentWorkload(kube, "llm").status("green")
+    status = HttpRouteRouter(kube, "llm", {"blue": "llm-blue", "green": "llm-green"}).verify()
+    assert 'cannot get resource "httproutes"' in status.message

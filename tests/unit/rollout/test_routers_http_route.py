@@ -1,0 +1,185 @@
+"""The HTTPRoute router: what it leaves alone, what it refuses, and what the gateway says."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from fake_kube import FakeKube, Object, RefusedError
+
+from servegate.errors import InfrastructureError
+from servegate.rollout.kube import Kube, KubeError
+from servegate.rollout.ports import FencedError
+from servegate.rollout.routers.http_route import EPOCH, HttpRouteRouter
+
+PATH = "/apis/gateway.networking.k8s.io/v1/namespaces/llm/httproutes/llm"
+NAMES = {"blue": "llm-blue", "green": "llm-green"}
+
+
+def backends(blue: int = 100, green: int = 0) -> list[Object]:
+    return [{"name": "llm-blue", "port": 8000, "weight": blue}, {"name": "llm-green", "port": 8000, "weight": green}]
+
+
+@pytest.fixture
+def api() -> Iterator[FakeKube]:
+    fake = FakeKube()
+    testers = {"matches": [{"headers": [{"name": "x-tester", "value": "1"}]}], "backendRefs": backends()[1:]}
+    main = {"matches": [{"path": {"value": "/"}}], "timeouts": {"request": "0s"}, "backendRefs": backends()}
+    fake.put(PATH, {"spec": {"parentRefs": [{"name": "gateway"}], "rules": [testers, main]}})
+    yield fake
+    fake.close()
+
+
+@pytest.fixture
+def router(api: FakeKube, tmp_path: Path) -> HttpRouteRouter:
+    return HttpRouteRouter(Kube(kubeconfig=api.kubeconfig(tmp_path)), "llm", NAMES)
+
+
+def test_only_the_weights_and_the_epoch_change(api: FakeKube, router: HttpRouteRouter) -> None:
+    wanted = copy.deepcopy(api.objects[PATH]["spec"])
+    router.write({"blue": 99.0, "green": 1.0}, epoch=3)
+    wanted["rules"][1]["backendRefs"] = backends(99, 1)
+    assert api.objects[PATH]["spec"] == wanted
+    assert api.objects[PATH]["metadata"]["annotations"] == {EPOCH: "3"}
+
+
+def test_a_share_is_written_in_the_smallest_whole_numbers(api: FakeKube, router: HttpRouteRouter) -> None:
+    for green, units in ((1.0, (99, 1)), (0.5, (9950, 50)), (0.0001, (999_999, 1)), (100.0, (0, 100))):
+        router.write({"blue": 100 - green, "green": green}, epoch=1)
+        assert api.objects[PATH]["spec"]["rules"][1]["backendRefs"] == backends(*units)
+        assert router.read()["green"] == pytest.approx(green, abs=1e-9)
+
+
+def test_every_rule_with_both_slots_gets_the_weights(api: FakeKube, router: HttpRouteRouter) -> None:
+    item = copy.deepcopy(api.objects[PATH])
+    item["spec"]["rules"].append({"backendRefs": list(reversed(backends(10, 90)))})
+    api.put(PATH, item)
+    router.write({"blue": 80.0, "green": 20.0}, epoch=1)
+    assert api.objects[PATH]["spec"]["rules"][2]["backendRefs"] == list(reversed(backends(80, 20)))
+    # Somebody changes one of them by hand: that is not what was written, and writing again mends it.
+    item = copy.deepcopy(api.objects[PATH])
+    item["spec"]["rules"][2]["backendRefs"][0]["weight"] = 21
+    api.put(PATH, item)
+    assert not router.verify().accepted
+    router.write({"blue": 80.0, "green": 20.0}, epoch=1)
+    assert api.objects[PATH]["spec"]["rules"][2]["backendRefs"] == list(reversed(backends(80, 20)))
+
+
+def test_a_change_in_between_is_seen_and_the_write_tried_anew(api: FakeKube, router: HttpRouteRouter) -> None:
+    router.write({"blue": 100.0, "green": 0.0}, epoch=1)
+    left = 2
+
+    def others(method: str, _: str) -> None:
+        nonlocal left
+        if method == "PATCH" and left:
+            left -= 1
+            item = copy.deepcopy(api.objects[PATH])
+            item["spec"]["hostnames"] = [f"host-{left}"]
+            api.put(PATH, item)
+
+    api.before = others
+    router.write({"blue": 90.0, "green": 10.0}, epoch=1)
+    assert api.objects[PATH]["spec"]["hostnames"] == ["host-0"]
+    assert router.read() == {"blue": 90.0, "green": 10.0}
+
+
+def test_a_newer_epoch_that_comes_in_between_wins(api: FakeKube, router: HttpRouteRouter) -> None:
+    router.write({"blue": 100.0, "green": 0.0}, epoch=1)
+
+    def taken_over(method: str, _: str) -> None:
+        if method == "PATCH":
+            item = copy.deepcopy(api.objects[PATH])
+            item["metadata"]["annotations"][EPOCH] = "2"
+            api.put(PATH, item)
+
+    api.before = taken_over
+    with pytest.raises(FencedError, match="epoch 1 is over"):
+        router.write({"blue": 0.0, "green": 100.0}, epoch=1)
+    assert api.objects[PATH]["spec"]["rules"][1]["backendRefs"] == backends()
+
+
+def test_what_the_api_server_refuses_is_told_once_and_in_its_words(api: FakeKube, router: HttpRouteRouter) -> None:
+    words = 'httproutes "llm" is forbidden: User "x" cannot patch resource "httproutes"'
+
+    def forbid(method: str, _: str) -> None:
+        if method == "PATCH":
+            raise RefusedError(403, words)
+
+    api.before = forbid
+    with pytest.raises(KubeError, match="cannot patch resource"):
+        router.write({"blue": 90.0, "green": 10.0}, epoch=1)
+
+    def invalid(method: str, _: str) -> None:
+        if method == "PATCH":
+            raise RefusedError(422, "weight: must not be that")
+
+    api.before = invalid
+    api.calls.clear()
+    with pytest.raises(KubeError, match="must not be that"):
+        router.write({"blue": 90.0, "green": 10.0}, epoch=1)
+    assert [method for method, _ in api.calls].count("PATCH") == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda refs: refs.pop(), "no rule has the back ends llm-blue and llm-green"),
+        (lambda refs: refs.append({"name": "llm-old", "port": 1}), "rule 1 also routes to llm-old"),
+        (lambda refs: refs.append(dict(refs[0])), "rule 1 names a slot twice"),
+    ],
+)
+def test_a_route_that_somebody_made_another_is_not_touched(
+    api: FakeKube, router: HttpRouteRouter, change: object, said: str
+) -> None:
+    router.write({"blue": 100.0, "green": 0.0}, epoch=1)
+    item = copy.deepcopy(api.objects[PATH])
+    assert callable(change)
+    change(item["spec"]["rules"][1]["backendRefs"])
+    api.put(PATH, item)
+    before = api.objects[PATH]
+    with pytest.raises(InfrastructureError, match=said):
+        router.write({"blue": 90.0, "green": 10.0}, epoch=1)
+    assert api.objects[PATH] == before
+    assert said in router.verify().message
+
+
+def test_a_route_that_is_gone_and_an_epoch_that_is_none(api: FakeKube, router: HttpRouteRouter) -> None:
+    item = api.objects[PATH]
+    item["metadata"]["annotations"] = {EPOCH: "one"}
+    with pytest.raises(InfrastructureError, match="'one', not a number"):
+        router.write({"blue": 90.0, "green": 10.0}, epoch=1)
+    del api.objects[PATH]
+    assert router.verify().message == 'httproutes "llm" not found'
+
+
+def test_what_the_gateway_says(api: FakeKube, router: HttpRouteRouter) -> None:
+    def parent(status: str = "True", generation: int | None = None, name: str = "gateway") -> None:
+        item = api.objects[PATH]
+        conditions = [
+            {
+                "type": kind,
+                "status": "True" if kind == "Accepted" else status,
+                "reason": "BackendNotFound",
+                "message": "service llm-green not found",
+                "observedGeneration": generation or item["metadata"]["generation"],
+            }
+            for kind in ("Accepted", "ResolvedRefs")
+        ]
+        item["status"] = {"parents": [{"parentRef": {"name": name}, "conditions": conditions}]}
+
+    router.write({"blue": 90.0, "green": 10.0}, epoch=1)
+    assert "no gateway has taken it up for parent gateway" in router.verify().message
+    parent(name="other")
+    assert "no gateway has taken it up" in router.verify().message
+    parent()
+    assert router.verify().accepted
+    router.write({"blue": 50.0, "green": 50.0}, epoch=1)
+    status = router.verify()
+    assert (status.accepted, status.weights) == (False, {"blue": 90.0, "green": 10.0})
+    assert "has not yet taken over generation 3" in status.message
+    parent("False")
+    assert "says ResolvedRefs is False: BackendNotFound: service llm-green not found" in router.verify().message
+    parent()
+    assert router.verify().weights == {"blue": 50.0, "green": 50.0}
