@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 import os
 import shutil
 import subprocess
@@ -12,40 +11,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import registry_server
 from image_base import Machine, go_tools, push_base, storage
 
-from servegate.process import Child, free_ports
+from servegate.process import Child
 
 
 @pytest.fixture(scope="session")
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    folder = tmp_path_factory.mktemp("registry")
-    (port,) = free_ports(1)
-    config = folder / "config.yml"
-    config.write_text(
-        f"version: 0.1\nstorage:\n  filesystem:\n    rootdirectory: {folder}/data\nhttp:\n  addr: 127.0.0.1:{port}\n",
-        "utf-8",
-    )
-    child = Child("registry", ["docker-registry", "serve", str(config)], folder / "log")
-    try:
-        _wait_for_http(child, port)
-        yield f"127.0.0.1:{port}"
-    finally:
-        child.stop()
-
-
-def _wait_for_http(child: Child, port: int) -> None:
-    while True:
-        child.check()
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=2)
-        try:
-            connection.request("GET", "/v2/")
-            connection.getresponse().read()
-            return
-        except OSError:
-            child.wait(0.1)
-        finally:
-            connection.close()
+    with registry_server.registry(tmp_path_factory.mktemp("registry")) as address:
+        yield address
 
 
 @pytest.fixture(scope="session")

@@ -104,7 +104,7 @@ class Cosign:
                 command += ["--certificate-identity-regexp", signer.pattern]
                 command += ["--certificate-oidc-issuer", signer.issuer or ""]
             if signer.trusted_root is not None:
-                command += ["--trusted-root", signer.trusted_root, "--allow-certificate-chain"]
+                command += ["--trusted-root", signer.trusted_root]
             if not signer.transparency_log:
                 command += ["--insecure-ignore-tlog=true", "--insecure-ignore-sct=true"]
             ended = self._run(command)
