@@ -20,6 +20,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from cluster.binaries import install_go
+
 ROOT = Path(__file__).parents[2]
 STAND_IN = ROOT / "tests" / "image" / "stand_in"
 SUITE, PYTHON = "bookworm", "3.11"  # the Python that Debian's suite has
@@ -174,7 +176,17 @@ def go_tools(module: Path) -> Path:
             with tempfile.TemporaryDirectory(prefix=f"{folder.name}.partial-", dir=folder.parent) as name:
                 env = {**os.environ, "CGO_ENABLED": "0", "GOFLAGS": "-mod=readonly"}
                 made = Path(name) / "bin"
-                command = ["go", "build", "-C", str(module), "-trimpath", "-ldflags=-s -w", "-o", f"{made}/", "tool"]
+                command = [
+                    shutil.which("go") or install_go(),
+                    "build",
+                    "-C",
+                    str(module),
+                    "-trimpath",
+                    "-ldflags=-s -w",
+                    "-o",
+                    f"{made}/",
+                    "tool",
+                ]
                 run(command, env)
                 made.rename(folder)
     return folder

