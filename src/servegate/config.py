@@ -14,7 +14,7 @@ from typing import Any, TypeVar, get_args
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from servegate.errors import ConfigError
+from servegate.errors import ConfigError, one_line
 
 MAX_BYTES = 4 * 1024 * 1024
 MAX_NODES = 200_000
@@ -62,9 +62,9 @@ def parse(path: Path) -> tuple[Any, Lines]:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
-        raise ConfigError(f"{path}{where}: not YAML: {error.problem or error.context}") from error
+        raise ConfigError(f"{path}{where}: not YAML: {one_line(str(error.problem or error.context))}") from error
     except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not YAML: {str(error).splitlines()[0]}") from error
+        raise ConfigError(f"{path}: not YAML: {one_line(str(error))}") from error
     if root is None:
         raise ConfigError(f"{path}: is empty")
     lines: Lines = {}
@@ -80,7 +80,7 @@ def validate(data: Any, model: type[M], source: str, lines: Lines | None = None)
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        problems = [_problem(source, lines or {}, model, item) for item in error.errors(include_url=False)]
+        problems = [one_line(_problem(source, lines or {}, model, item)) for item in error.errors(include_url=False)]
         raise ConfigError("\n".join(dict.fromkeys(problems))) from error
 
 
@@ -102,11 +102,11 @@ class _Builder:
         if isinstance(node, yaml.SequenceNode):
             return [self.build(item, (*at, index)) for index, item in enumerate(node.value)]
         if not node.tag.startswith("tag:yaml.org,2002:"):
-            raise ConfigError(f"{self.path}:{line}:{column}: tag {node.tag} is not plain data")
+            raise ConfigError(f"{self.path}:{line}:{column}: tag {one_line(node.tag)} is not plain data")
         try:
             value = self.scalars.construct_object(node, deep=True)
         except (ValueError, yaml.YAMLError) as error:
-            raise ConfigError(f"{self.path}:{line}:{column}: {str(error).splitlines()[0]}") from error
+            raise ConfigError(f"{self.path}:{line}:{column}: {one_line(str(error))}") from error
         # A date is text to us: YAML 1.1 guesses too much.
         return value if isinstance(value, str | int | float | bool | None) else node.value
 

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from servegate.errors import ConfigError, InfrastructureError
+from servegate.errors import ConfigError, InfrastructureError, one_line
 
 Sha256 = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$", description="sha256: and 64 hex digits")]
 Slot = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,30}$", description="name of a slot: blue or green")]
@@ -54,9 +54,8 @@ class Contract(BaseModel):
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             where = ".".join(str(part) for part in first["loc"])
-            raise ConfigError(
-                f"{path}: is not a valid {cls.__name__}: {where + ': ' if where else ''}{first['msg']}"
-            ) from error
+            said = one_line(f"{where + ': ' if where else ''}{first['msg']}")
+            raise ConfigError(f"{path}: is not a valid {cls.__name__}: {said}") from error
 
 
 def canonical_json(value: Any) -> bytes:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from enum import IntEnum
 
+_LONGEST = 1000
+
 
 class ExitCode(IntEnum):
     """What a process says when it ends (design: Verdicts)."""
@@ -42,3 +44,12 @@ class NoVerdictError(ServegateError):
     """Nothing was decided because nothing could be measured."""
 
     exit_code = ExitCode.NO_VERDICT
+
+
+def one_line(text: str) -> str:
+    """Text of a hostile file as one line without control characters.
+
+    A key of a policy or a report must not begin a line of its own in a log, where it could give orders.
+    """
+    cut = text if len(text) <= _LONGEST else text[:_LONGEST] + "…"
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in cut)

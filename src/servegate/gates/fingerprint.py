@@ -12,7 +12,7 @@ def differences(candidate: Report, baseline: Report, allow: Collection[str] = ()
     """What differs, each as `name: baseline's → candidate's`, without what a policy allows by name."""
     new, old = _facts(candidate), _facts(baseline)
     return [
-        f"{name}: {_shown(old.get(name))} → {_shown(new.get(name))}"
+        f"{clean(name, 80)}: {_shown(old.get(name))} → {_shown(new.get(name))}"
         for name in sorted({*new, *old})
         if new.get(name) != old.get(name) and name not in allow
     ]

@@ -15,6 +15,9 @@ from servegate.endpoint import EndpointFacts
 from servegate.report.records import Count, Epoch
 
 Unit = Literal["seconds", "fraction", "tokens", "usd", "count", "requests/second", "tokens/second", "bytes", "score"]
+# Names are shown and travel in verdicts; a name without end would be carried by everything that names it.
+LONGEST_NAME = 500
+Name = Annotated[str, Field(max_length=LONGEST_NAME)]
 Kind = Literal["smoke", "eval", "load", "canary", "external"]
 
 
@@ -24,7 +27,7 @@ class Interval(Contract):
     low: float
     high: float
     level: Annotated[float, Field(gt=0, lt=1)] = Field(description="such as 0.95")
-    method: str = Field(description="such as wilson, order-statistic, bootstrap-bca")
+    method: Name = Field(description="such as wilson, order-statistic, bootstrap-bca")
 
     @model_validator(mode="after")
     def _ordered(self) -> Interval:
@@ -36,11 +39,13 @@ class Interval(Contract):
 class Measure(Contract):
     """One number with all that is needed to judge it. Key: name, statistic, slice, slot."""
 
-    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")] = Field(description="ttft, error_rate, accuracy, …")
-    statistic: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_.]*$")] = Field(
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=100)] = Field(
+        description="ttft, error_rate, accuracy, …"
+    )
+    statistic: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_.]*$", max_length=100)] = Field(
         description="mean, p50, p95, rate, total, …"
     )
-    slice: str = Field("", description="part of the data, such as tags=refund; empty: all of it")
+    slice: Name = Field("", description="part of the data, such as tags=refund; empty: all of it")
     slot: Slot | None = None
     value: float | None = Field(description="none: not measured. SI units")
     unit: Unit
@@ -61,7 +66,7 @@ class Subject(Contract):
     """What was judged: a release, or an endpoint that is nobody's release."""
 
     release: Sha256 | None = None
-    name: str | None = None
+    name: Name | None = None
     endpoint: EndpointFacts | None = None
 
     @model_validator(mode="after")
@@ -97,7 +102,7 @@ class Finding(Contract):
     """Something a person should know that is not a number."""
 
     severity: Literal["info", "warning", "error"]
-    code: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*$")]
+    code: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*$", max_length=100)]
     message: str
     voids: bool = Field(False, description="the report's numbers must not be judged")
 
@@ -107,7 +112,7 @@ class Report(Contract):
 
     schema_version: Literal[1] = 1
     kind: Kind
-    name: str = Field(description="of the suite, profile or plan")
+    name: Name = Field(description="of the suite, profile or plan")
     subject: Subject
     conditions: Conditions = Conditions()
     started: Epoch

@@ -14,11 +14,12 @@ from typing import Annotated, Literal, TypeVar
 from pydantic import Field, ValidationError
 
 from servegate.contract import Contract, Sha256, Slot, sha256_file, write_atomic
-from servegate.errors import ConfigError
+from servegate.errors import ConfigError, one_line
 
 Seconds = Annotated[float, Field(ge=0)]
 Epoch = Annotated[float, Field(ge=0, description="seconds since the Unix epoch")]
 Count = Annotated[int, Field(ge=0)]
+Id = Annotated[str, Field(max_length=500)]
 
 
 class EvalRecord(Contract):
@@ -28,8 +29,8 @@ class EvalRecord(Contract):
     """
 
     schema_version: Literal[1] = 1
-    id: str = Field(description="item id, unique within the suite")
-    cluster: str | None = Field(None, description="items that share a passage or conversation share this")
+    id: Id = Field(description="item id, unique within the suite")
+    cluster: Id | None = Field(None, description="items that share a passage or conversation share this")
     tags: tuple[str, ...] = ()
     repeat: Count = 0
     item_sha256: Sha256 = Field(description="of the item's canonical JSON: pairs are refused when it differs")
@@ -158,7 +159,8 @@ def read_records(path: Path, kind: type[R]) -> Iterator[R]:
                     except ValidationError as error:
                         first = error.errors(include_url=False)[0]
                         where = ".".join(str(part) for part in first["loc"])
-                        raise ConfigError(f"{path}:{number}: not a {kind.__name__}: {where}: {first['msg']}") from error
+                        said = one_line(f"{where}: {first['msg']}")
+                        raise ConfigError(f"{path}:{number}: not a {kind.__name__}: {said}") from error
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
 

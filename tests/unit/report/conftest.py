@@ -224,7 +224,7 @@ def make_compared(text: str = "Your order ships tomorrow.", checks: int = 1) -> 
     records = {
         who: tuple(
             EvalRecord(
-                id=f"refund-{index:02}" if index else text,
+                id=f"refund-{index:02}" if index else text[:500],
                 item_sha256=HASH,
                 scorer="exact",
                 score=score,
@@ -242,7 +242,7 @@ def make_compared(text: str = "Your order ships tomorrow.", checks: int = 1) -> 
             update={
                 "name": text,
                 "tool": text,
-                "subject": Subject(release=HASH, name=name),
+                "subject": Subject(release=HASH, name=name[:500]),
                 "samples": (Samples(path="a.jsonl", sha256=digests[who], record="EvalRecord", n=12),),
                 "conditions": Conditions(dataset_sha256=HASH, seed=7, client=text, other={text[:50] or "x": text}),
             }
