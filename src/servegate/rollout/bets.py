@@ -10,7 +10,7 @@ from functools import lru_cache
 from servegate.stats.eprocess import Bets
 
 STAKES = (0.1, 0.35, 0.65, 0.95)
-PRIOR = (0.05, 0.1, 0.2, 0.65)
+PRIOR = (0.1, 0.25, 0.3, 0.35)
 AT_ONCE = 0.8
 """Share of the wealth that bets from the start; the rest waits for defects that begin late."""
 
@@ -23,9 +23,9 @@ RELATIVE_CAP = 10.0
 OUTAGE = 1 / 3
 """Fraction of its requests that a slot loses in an interval from which on this is an outage, and a neighbouring
 interval with failures the same one. A burst as long as an interval reaches over two, and takes most of one of them."""
-OUTAGE_CAP = 4.0
+OUTAGE_CAP = 6.0
 """Instead of `RELATIVE_CAP`, for the later of two such intervals: a burst and a stray failure do not decide."""
-SLO_CAP = 5.0
+SLO_CAP = 10.0
 """The same for the fraction of bad requests."""
 
 LOAD_RATIO = 1.5

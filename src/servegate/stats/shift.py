@@ -1,0 +1,226 @@
+"""Is one slot slower than the other? Sequential evidence of a lasting shift that sees through passing weather.
+
+Every interval gives one number y_t: the logarithm of how many times slower the candidate is than stable, from their two
+bucket vectors (`measure`). Two slots of the same release differ too: a noisy neighbour, a long prompt, a fuller batch
+push one of them up for a while. A test that takes intervals as independent condemns healthy releases for that weather.
+So the model is
+
+    y_t = shift + s_t + noise_t,   s_t = rho s_{t-1} + sqrt(1 - rho^2) sd w_t,   Var(noise_t) = v_t from the counts,
+
+and the null hypothesis is shift <= 0 under any weather (sd, rho) of a grid up to the worst that is called healthy.
+A Kalman filter per weather turns y into innovations e_t with variance S_t; a lasting shift of size mu moves e_t by
+mu h_t, where h_t is the filter's answer to a unit step. Evidence:
+
+* For one weather and one mu: prod exp(l_t z_t - c(l_t)) with z_t = clip(e_t / sqrt(S_t), -k, k), l_t = mu h_t / sqrt(S_t)
+  and c the cumulant of a clipped standard normal (`cumulant`). It is a martingale under Gaussian weather, and because
+  of the clipping no interval multiplies it by more than 1 / P(Z >= k): a burst is one piece of evidence, never a
+  decision. For shift < 0 it is a supermartingale, as l_t >= 0.
+* Sizes mu are mixed, and so are starting times: a share of the wealth enters at every interval. A convex combination of
+  martingales is one, and it finds defects that begin late; its bound holds over the whole run (the Shiryaev-Roberts
+  statistic against T/alpha: Shin, Ramdas and Rinaldo, "E-detectors", NEJSDS, arXiv 2203.03532).
+* Which weather it is, nobody knows. Universal inference (Wasserman, Ramdas and Balakrishnan, PNAS 2020,
+  arXiv 1912.11436) divides the mixture over weathers of likelihood x evidence by the *largest* likelihood of a weather
+  without shift. Under weather j the ratio L_i / L_j x evidence_i has expectation at most 1 for every i, so the quotient
+  is an e-process under all of them at once. In quiet weather the likelihood of the rough one falls, and the test
+  becomes as fast as one that had known.
+
+The scale of the noise is learned from how much y moves from one interval to the next (`Filter.moved`), as requests may
+come in bunches and gaps of one request belong together. What is proved is proved for Gaussian weather on the grid and a
+known noise; how far that carries, `benchmarks/rollout_detection.py` measures.
+
+Arrays have any leading axes (runs); weathers and sizes are the last ones.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import ndtr, ndtri
+
+Floats = NDArray[np.float64]
+
+GRID = (1.0, 0.45, 0.13)
+"""Parts of the worst weather's standard deviation that make the grid of weathers."""
+SIZES = (0.2, 0.4, 1.0)
+"""Sizes of a shift that are looked for, as logarithms: 22 %, 49 %, 2.7 times as slow."""
+WEATHER_PRIOR = (0.55, 0.2, 0.25)
+SIZE_PRIOR = (0.3, 0.5, 0.2)
+CLIP = 3.0
+"""No interval multiplies the evidence by more than 1 / P(Z >= 3), about 740."""
+AT_ONCE = 0.9
+FADE = 0.97
+"""Weight of the past in the histogram that resolution and scale are taken from, per interval."""
+NOISE_PRIOR = 10.0
+"""Intervals that the formula of the noise is worth against what is seen."""
+NOISE_CAP = 9.0
+
+
+@dataclass(frozen=True)
+class Weather:
+    """What a healthy slot may do for no reason of its own.
+
+    Args:
+        sd: stationary standard deviations of the logarithm of the latency, one per weather.
+        rho: autocorrelation from tick to tick.
+        horizon: intervals over which the wealth that does not bet at once enters.
+    """
+
+    sd: tuple[float, ...]
+    rho: float
+    horizon: int
+
+    @property
+    def cells(self) -> tuple[int, int]:
+        """Weathers and sizes."""
+        return len(self.sd), len(SIZES)
+
+
+@lru_cache(maxsize=256)
+def weather(sd: float, lasts: float, tick: float, horizon: int) -> Weather:
+    """Weathers up to a worst one: standard deviation `sd`, forgotten to 1/e after `lasts` seconds."""
+    return Weather(tuple(sd * part for part in GRID), math.exp(-tick / lasts), horizon)
+
+
+class Filter(NamedTuple):
+    """State, a few floats: per weather level, answer, variance and fit; per weather and size the wealth.
+
+    Args:
+        n: intervals judged.
+        since: ticks since the last one.
+        last, last_noise: y and v of the last one.
+        moved, moves: sum of squared moves of y over their variance by the formula, and how many.
+        level, answer: the filter's prediction basis for y and for a unit step.
+        variance: of `level`.
+        fit: log likelihood, up to a common constant.
+        wealth: log evidence.
+    """
+
+    n: Floats
+    since: Floats
+    last: Floats
+    last_noise: Floats
+    moved: Floats
+    moves: Floats
+    level: Floats
+    answer: Floats
+    variance: Floats
+    fit: Floats
+    wealth: Floats
+
+
+def start(how: Weather, shape: tuple[int, ...] = ()) -> Filter:
+    """Before the first interval."""
+    one, per, cells = np.zeros(shape), np.zeros((*shape, how.cells[0])), (*shape, *how.cells)
+    prior = np.full(shape, NOISE_PRIOR)
+    sd2 = np.broadcast_to(np.square(how.sd), per.shape)
+    return Filter(one, one, one, one + 1, prior, prior, per, per, sd2, per, np.full(cells, -np.inf))
+
+
+def advance(how: Weather, state: Filter, y: Floats, v: Floats) -> Filter:
+    """One more interval.
+
+    Args:
+        state: with `since` counting the ticks up to now.
+        y: measured log ratio, less the margin.
+        v: its variance by the formula.
+    """
+    y, v = np.asarray(y, float), np.asarray(v, float)
+    first = state.n == 0
+    noise = (v * state.moved / state.moves)[..., None]
+    sd2 = np.square(how.sd)
+    rho = np.where(first, 0.0, how.rho ** np.maximum(state.since, 1.0))[..., None]
+    prior = rho * rho * state.variance + (1 - rho * rho) * sd2
+    total = prior + noise
+    root = np.sqrt(total)
+    predicted, followed = rho * state.level, rho * state.answer
+    e, h = y[..., None] - predicted, 1 - followed
+    gain = prior / total
+    z = np.clip(e / root, -CLIP, CLIP)[..., None]
+    stakes = (h / root)[..., None] * np.array(SIZES)
+    entering = _enters(how, state.n)[..., None, None]
+    wealth = np.logaddexp(state.wealth, entering) + stakes * z - cumulant(stakes, CLIP)
+    fit = state.fit - 0.5 * (np.log(total) + e * e / total)
+    move = np.minimum(np.square(y - state.last) / (v + state.last_noise), NOISE_CAP)
+    return Filter(
+        n=state.n + 1,
+        since=np.zeros_like(y),
+        last=y,
+        last_noise=v,
+        moved=state.moved + np.where(first, 0.0, move),
+        moves=state.moves + np.where(first, 0.0, 1.0),
+        level=predicted + gain * e,
+        answer=followed + gain * h,
+        variance=prior * (1 - gain),
+        fit=fit - fit.max(-1, keepdims=True),
+        wealth=wealth,
+    )
+
+
+def log_e(how: Weather, state: Filter) -> Floats:
+    """Natural logarithm of the e-value; 0 before the first interval."""
+    each = state.fit[..., None] + state.wealth
+    each = each.reshape(*state.n.shape, -1)
+    top = np.maximum(each.max(-1), -1e6)
+    prior = np.multiply.outer(WEATHER_PRIOR, SIZE_PRIOR).reshape(-1)
+    betting = top + np.log(np.maximum((np.exp(each - top[..., None]) * prior).sum(-1), 1e-300))
+    found: Floats = np.logaddexp(betting, _waits(how, state.n))
+    return found
+
+
+def cumulant(stake: Floats, clip: float) -> Floats:
+    """log E exp(stake x clip(Z, -k, k)) for a standard normal Z and stake >= 0."""
+    outside = float(ndtr(-clip))
+    # All of it divided by exp(stake x k), the largest value, so that nothing overflows.
+    inner = np.exp(np.minimum(stake * (stake / 2 - clip), 600.0)) * (ndtr(clip - stake) - ndtr(-clip - stake))
+    inner = np.where(stake > 25, 0.0, inner)
+    found: Floats = stake * clip + np.log(inner + outside * (1 + np.exp(-2 * stake * clip)))
+    return found
+
+
+def _enters(how: Weather, n: Floats) -> Floats:
+    later = math.log((1 - AT_ONCE) / how.horizon)
+    return np.where(n == 0, math.log(AT_ONCE), np.where(n <= how.horizon, later, -np.inf))
+
+
+def _waits(how: Weather, n: Floats) -> Floats:
+    left = (1 - AT_ONCE) * np.maximum(0.0, 1 - np.maximum(n - 1, 0) / how.horizon)
+    return np.where(n == 0, 0.0, np.log(np.maximum(left, 1e-300)))
+
+
+def measure(
+    log_edges: Floats, reference: Floats, candidate: Floats, stable: Floats, nc: Floats, nb: Floats
+) -> tuple[Floats, Floats]:
+    """Log ratio of two slots' latencies and its sampling variance, from bucket vectors on the same edges.
+
+    The Mann-Whitney statistic U of the two vectors has mean 1/2 + g shift for small shifts, with g from the density at
+    the edges: sum over edges of density x half of the two adjoining buckets' mass. Beyond the linear part it is
+    stretched like that of a normal law. Its variance is that of the Mann-Whitney statistic with ties.
+
+    Args:
+        log_edges: logarithms of the finite edges, (k,).
+        reference: a smoothed histogram of stable, (..., k + 1): where the edges lie in the distribution.
+        candidate, stable: counts, (..., k + 1).
+        nc, nb: how many independent values they are worth; several gaps of one request are one.
+    """
+    width = np.diff(log_edges)
+    width = np.concatenate([width[:1], width, width[-1:]])
+    p = reference / np.maximum(reference.sum(-1, keepdims=True), 1e-12)
+    density = p / width
+    g = ((density[..., 1:] + density[..., :-1]) * (p[..., 1:] + p[..., :-1])).sum(-1) / 4
+    c = candidate / np.maximum(candidate.sum(-1, keepdims=True), 1e-12)
+    b = stable / np.maximum(stable.sum(-1, keepdims=True), 1e-12)
+    u = (c * (np.cumsum(b, -1) - b / 2)).sum(-1)
+    variance = np.maximum(1 - (p**3).sum(-1), 1e-6) / 12 * (1 / nc + 1 / nb + 1 / (nc * nb))
+    g = np.maximum(g, 1e-6)
+    low = 1 / (2 * (nc + nb))
+    y = ndtri(np.clip(u, low, 1 - low)) / (math.sqrt(2 * math.pi) * g)
+    return y, variance / (g * g)
+
+
+__all__: Sequence[str] = ["Filter", "Weather", "advance", "cumulant", "log_e", "measure", "start", "weather"]
