@@ -4,8 +4,8 @@
     python benchmarks/rollout_detection.py                   1,000 runs per cell; goes on where it was stopped
     python benchmarks/rollout_detection.py --plot docs/img/rollout-detection.svg
 
-24 scenarios at five rates. A run lasts 30 minutes in ticks of 5 s; the candidate has 10 % of the traffic at 10 requests/s
-and more, 50 % below. Prints the tables of docs/rollout-detection.md and writes them as JSON to out/bench.
+24 scenarios at five rates. A run lasts 30 minutes in ticks of 5 s; the candidate has 10 % of the traffic at
+10 requests/s and more, 50 % below. Prints the tables of docs/rollout-detection.md and writes them as JSON to out/bench.
 """
 
 from __future__ import annotations
@@ -58,15 +58,15 @@ def main() -> int:
             sys.stderr.write(f"\r{done} of {len(jobs)} cells, about {left:.0f} s left: {future.result():<24}")
     sys.stderr.write("\n")
     every = [cells.read(folder, scenario, rate) for scenario in traffic.SCENARIOS for rate in traffic.RATES]
-    tuned = cells.tune(every, at_most=0.01)
-    rows: list[dict[str, Any]] = [report.row(cell, tuned) for cell in every]
+    tuned = cells.tuned_by_rate(every, at_most=0.01)
+    rows: list[dict[str, Any]] = [report.row(cell, tuned[cell.rate]) for cell in every]
     result = {
         "machine": machine_facts(),
         "runs": runs,
         "seconds": traffic.SECONDS,
         "tick": traffic.TICK,
         "alpha": rules.ALPHA,
-        "tuned": [(tool, str(settings)) for tool, settings in tuned],
+        "tuned": {f"{rate:g}": [(tool, str(how)) for tool, how in found] for rate, found in tuned.items()},
         "rows": rows,
     }
     write_atomic(OUTPUT / "rollout-detection.json", (json.dumps(result, indent=1) + "\n").encode())

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from rollout_bench import limits, peers, rules
-from rollout_bench.traffic import HEALTHY, SCENARIOS, Floats, Scenario, draw
+from rollout_bench.traffic import HEALTHY, RATES, SCENARIOS, Floats, Scenario, draw
 
 NOISE = {"ttft": 1.0, "itl": 0.31}
-"""Variance of the two-sample log ratio over its formula, from the iid scenario: a request's gaps are one draw of its level."""
+"""Variance of the two-sample log ratio over its formula in the iid scenario: a request's gaps share its level."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +87,11 @@ def read(folder: Path, scenario: Scenario, rate: float) -> Cell:
 def place(folder: Path, name: str, rate: float) -> Path:
     """File of a cell."""
     return folder / f"{SCENARIOS.index(find(name)):02d}-{rate:g}.npz"
+
+
+def tuned_by_rate(cells: list[Cell], at_most: float) -> dict[float, list[tuple[str, peers.Thresholds | peers.Judge]]]:
+    """Settings per rate: tuned over all healthy scenarios jointly, as somebody who knows his traffic would."""
+    return {rate: tune([cell for cell in cells if cell.rate == rate], at_most) for rate in RATES}
 
 
 def tune(cells: list[Cell], at_most: float) -> list[tuple[str, peers.Thresholds | peers.Judge]]:

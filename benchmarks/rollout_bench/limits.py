@@ -17,7 +17,6 @@ from rollout_bench.traffic import (
     DISCORD,
     ERRORS,
     ITL,
-    ITL_EDGES,
     ITL_SIGMA,
     LEVELS,
     TICK,
@@ -73,12 +72,10 @@ def fair(
 ) -> Floats:
     """The fair limit. `blocks`: two-sample log ratios per tick; `noise`: true variance of one over its formula."""
     if scenario.metric in ("errors", "unanswered"):
-        events, base = (
-            (draws.failures, draws.requests) if scenario.metric == "errors" else (draws.unanswered, draws.routed)
-        )
+        events = draws.failures if scenario.metric == "errors" else draws.unanswered
         p0, p1 = _rates(scenario) if scenario.metric == "errors" else (1e-4, scenario.effect)
         onset = scenario.onset + (30 if scenario.metric == "unanswered" else 0)
-        return first(_shares(events, base, draws.weight, p0, p1, onset))
+        return first(_shares(events, draws.weight, p0, p1, onset))
     if scenario.metric == "quality":
         worse, better = (DISCORD + scenario.effect) / 2, (DISCORD - scenario.effect) / 2
         p = worse / (worse + better)
@@ -90,7 +87,7 @@ def fair(
         course = None if scenario.metric != "leak" else leak(np.arange(TICKS) * TICK)
         found = np.minimum(found, first(_filtered(blocks[metric], noise[metric], sd, course)))
     if scenario.metric == "half":
-        ratio = _shares(draws.failures, draws.requests, draws.weight, ERRORS, (ERRORS + 0.03) / 2, 0)
+        ratio = _shares(draws.failures, draws.weight, ERRORS, (ERRORS + 0.03) / 2, 0)
         found = np.minimum(found, first(ratio))
     return found
 
@@ -128,9 +125,7 @@ def _counts(events: Floats, base: Floats, p0: float, p1: float, onset: float) ->
     return ratio
 
 
-def _shares(
-    events: tuple[Floats, Floats], base: tuple[Floats, Floats], weight: float, p0: float, p1: float, onset: float
-) -> Floats:
+def _shares(events: tuple[Floats, Floats], weight: float, p0: float, p1: float, onset: float) -> Floats:
     """Of the events of both slots, how many are the candidate's: binomial, whatever the baseline."""
     share = weight * p1 / (weight * p1 + (1 - weight) * p0)
     ratio = events[0] * math.log(share / weight) + events[1] * math.log((1 - share) / (1 - weight))

@@ -6,7 +6,8 @@ adds one to a counter that success never resets; the tick after the counter has 
 `failureLimit` times, anywhere in the run; a comparison with NaN is false, thus failed. Kayenta
 (NetflixACAJudge-v1.0): a Mann-Whitney interval of the shift between the two slots' points per minute, looked at again
 and again on a growing window; a metric is High when the interval's lower end exceeds a quarter of the shift and the
-ratio of means exceeds the allowed increase; any High of three equally weighted metrics is below the marginal score of 75.
+ratio of means exceeds the allowed increase; any High of three equally weighted metrics is below the marginal score of
+75.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ MINUTES = TICKS // PER_MINUTE
 
 @dataclass(frozen=True)
 class Minutes:
-    """The metrics of one slot, runs x minutes: share of failures, and 95th percentiles as `histogram_quantile` has them."""
+    """Metrics of one slot, runs x minutes: share of failures, and 95th percentiles by `histogram_quantile`."""
 
     errors: Floats
     ttft: Floats
@@ -70,7 +71,7 @@ def quantile(edges: Floats, counts: Floats, q: float) -> Floats:
 
 @dataclass(frozen=True)
 class Thresholds:
-    """Settings of a threshold tool: largest error rate, 95th percentiles in seconds, and how many failures are let pass."""
+    """Settings of a threshold tool: largest error rate, 95th percentiles in seconds, and the count of failures."""
 
     errors: float
     ttft: float
@@ -80,8 +81,8 @@ class Thresholds:
 
 def flagger(seen: Minutes, settings: Thresholds) -> Floats:
     """Seconds until rollback per run, infinite when there is none. `count` is Flagger's `threshold`."""
-    failed = _outside(seen.errors, settings.errors) | _outside(seen.ttft, settings.ttft) | _outside(
-        seen.itl, settings.itl
+    failed = (
+        _outside(seen.errors, settings.errors) | _outside(seen.ttft, settings.ttft) | _outside(seen.itl, settings.itl)
     )
     when = _first(np.cumsum(failed, 1) >= settings.count)
     found = when + MINUTE
@@ -174,7 +175,7 @@ DOCUMENTED = {
 ERROR_LIMITS = (0.01, 0.02, 0.035, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.55, 0.8, 1.0)
 TTFT_LIMITS = (1.0, 1.25, 1.5, 2.0, 3.0, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0, math.inf)
 ITL_LIMITS = (0.075, 0.09, 0.1, 0.125, 0.15, 0.2, 0.3, 0.5, 1.0, math.inf)
-COUNTS = (1, 2, 3, 5, 8, 12)
+COUNTS = (1, 2, 3, 4, 5, 8, 12, 20)
 INCREASES = (1.0, 1.1, 1.2, 1.3, 1.5, 1.75, 2.0, 2.5, 3.0, 5.0, 10.0)
 
 

@@ -31,8 +31,10 @@ def row(cell: cells.Cell, tuned: Settings) -> dict[str, Any]:
             tool: float(np.isfinite(cells.judge(tool, how, cell)).mean()) for tool, how in peers.DOCUMENTED.items()
         },
         "tuned": {
-            tool: max((float(np.isfinite(cells.judge(name, how, cell)).mean()) for name, how in tuned if name == tool),
-                      default=None)  # fmt: skip
+            tool: max(
+                (float(np.isfinite(cells.judge(name, how, cell)).mean()) for name, how in tuned if name == tool),
+                default=None,
+            )
             for tool in peers.DOCUMENTED
         },
     }
@@ -67,7 +69,7 @@ def _median(when: Floats, onset: float) -> float | None:
     return value if np.isfinite(value) else None
 
 
-def tables(rows: list[dict[str, Any]], tuned: Settings) -> str:
+def tables(rows: list[dict[str, Any]], tuned: dict[float, Settings]) -> str:
     """All tables as Markdown."""
     heads = " | ".join(f"{rate:g}/s" for rate in RATES)
     rule = "|---" * (len(RATES) + 1) + "|"
@@ -80,9 +82,11 @@ def tables(rows: list[dict[str, Any]], tuned: Settings) -> str:
     lines += ["", f"| best tuned peer, s | {heads} |", rule]
     lines += _lines(rows, True, lambda found: _s(found["peer"]) + _short(found["peer_tool"]))
     lines += ["", f"| healthy, documented settings: Flagger/Argo/Kayenta, % | {heads} |", rule]
-    lines += _lines(rows, False, lambda found: "/".join(f"{100 * found['documented'][t]:.0f}" for t in peers.DOCUMENTED))
+    lines += _lines(
+        rows, False, lambda found: "/".join(f"{100 * found['documented'][t]:.0f}" for t in peers.DOCUMENTED)
+    )
     lines += ["", "Tuned settings:", ""]
-    lines += [f"* {tool}: {settings}" for tool, settings in tuned]
+    lines += [f"* {rate:g}/s {tool}: {how}" for rate, found in tuned.items() for tool, how in found]
     return "\n".join(lines)
 
 

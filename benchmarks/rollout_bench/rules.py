@@ -1,4 +1,4 @@
-"""This project's rule over all runs of a cell at once: the functions of `servegate.stats`, as `rollout.evidence` calls them."""
+"""This project's rule over all runs of a cell at once: the functions that `rollout.evidence` calls."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from servegate.stats import shift
 ALPHA = 0.01
 SHARES = {"errors": 0.35, "errors-slo": 0.05, "ttft": 0.3, "itl": 0.2, "quality": 0.1}
 ODDS_RATIO, MARGIN, QUALITY_MARGIN, OBJECTIVE = 1.0, math.log(1.02), 0.01, 0.05
-LOAD_RATIO, HITS_BELOW, WAITING = 1.1, 0.1, 2.0
+LOAD_RATIO = 1.1
 NEED, SLO_NEED = 4, 2
 HORIZON = 2 * TICKS
 SUITE = 2000
@@ -69,12 +69,16 @@ def _keep(use: NDArray[np.bool_], new: Any, old: Any) -> Any:
 def latency(draws: Draws, metric: str, all_blocks: list[Block], weather: shift.Weather) -> Floats:
     """Logarithm of the e-value, runs x ticks."""
     state, found = shift.start(weather, (draws.runs,)), np.zeros((draws.runs, TICKS))
+    queued = np.full(draws.runs, np.inf)
     for tick, block in enumerate(all_blocks):
         state = state._replace(since=state.since + 1)
         use = block.use & (draws.load[:, tick] <= LOAD_RATIO)
-        use &= draws.hits[0][:, tick] >= draws.hits[1][:, tick] - HITS_BELOW
+        use &= draws.hits[0][:, tick] >= draws.hits[1][:, tick] - bets.COLDER
+        use &= draws.waiting[1][:, tick] <= bets.QUEUES
+        queued = np.where(draws.waiting[1][:, tick] > bets.QUEUES, 0.0, queued + TICK)
         if metric == "ttft":
-            use &= draws.waiting[1][:, tick] <= WAITING
+            full = draws.running[1][:, tick] >= bets.AS_FULL * draws.running[0][:, tick]
+            use &= (draws.waiting[0][:, tick] <= bets.QUEUES) | ~(full | (queued < bets.DRAINS))
         state = _keep(use, shift.advance(weather, state, block.y - MARGIN, block.v), state)
         found[:, tick] = shift.log_e(weather, state)
     return found

@@ -1,9 +1,9 @@
 """Invented traffic of two slots, all runs of a cell at once.
 
-Arrivals are Poisson and split by the weight. Times to first token are log-normal (median 0.3 s, sigma 0.6), the mean gap
-between tokens is log-normal over requests (median 30 ms, sigma 0.25) and each request shows a hundred gaps scattered
-around its own level; both fall into vLLM's bucket edges. A scenario bends rate, latency, failures and quality of either
-slot over time. Counts are per tick and slot, as a scrape would give them.
+Arrivals are Poisson and split by the weight. Times to first token are log-normal (median 0.3 s, sigma 0.6), the mean
+gap between tokens is log-normal over requests (median 30 ms, sigma 0.25) and each request shows a hundred gaps
+scattered around its own level; both fall into vLLM's bucket edges. A scenario bends rate, latency, failures and quality
+of either slot over time. Counts are per tick and slot, as a scrape would give them.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ ERRORS = 0.005
 DISCORD = 0.12
 PODS = 2
 """Pods of the candidate; stable has as many times more as it has more traffic, so that load per pod is the same."""
+BATCH = 8.0
+"""Requests per pod that a batch takes in before anything waits."""
 CANDIDATE, STABLE = 0, 1
 RATES = (0.1, 1.0, 10.0, 50.0, 500.0)
 
@@ -76,7 +78,7 @@ class Draws:
         routed: sent to the slot.
         unanswered: found to have passed their time limit.
         load: arrivals per pod, relative to stable's.
-        waiting: requests queueing per pod.
+        waiting, running: requests queueing and in work per pod.
         items: difference of scores (candidate - stable) of the item asked at this tick.
     """
 
@@ -90,6 +92,7 @@ class Draws:
     itl: tuple[Floats, Floats]
     hits: tuple[Floats, Floats]
     waiting: tuple[Floats, Floats]
+    running: tuple[Floats, Floats]
     load: Floats
     items: Floats
 
@@ -179,7 +182,7 @@ def slots(scenario: Scenario, rng: np.random.Generator, runs: int) -> tuple[Slot
             candidate.ttft = stable.ttft = 0.4 * wave
             candidate.itl = stable.itl = 0.25 * wave
         case "overload of both":
-            candidate.rate = stable.rate = np.where((time >= 600) & (time < 1200), 1.15, 0.7)
+            candidate.rate = stable.rate = np.where((time >= 600) & (time < 1200), 1.15, 0.5)
         case "shocks 15 %, rho 0.5" | "shocks 15 %, rho 0.9":
             rho = float(scenario.name[-3:])
             candidate.ttft, candidate.itl = ar1(rng, runs, 0.15, rho), ar1(rng, runs, 0.15, rho)
@@ -225,7 +228,8 @@ def _bursts(rng: np.random.Generator, runs: int, pods: int) -> Floats:
     """One pod of a slot is lost for five seconds, once per run; it mostly lies in two ticks."""
     begin = rng.uniform(0, SECONDS - 10, runs)
     covered = np.clip(
-        np.minimum(begin[:, None] + 5, (np.arange(TICKS) + 1) * TICK) - np.maximum(begin[:, None], np.arange(TICKS) * TICK),
+        np.minimum(begin[:, None] + 5, (np.arange(TICKS) + 1) * TICK)
+        - np.maximum(begin[:, None], np.arange(TICKS) * TICK),
         0,
         TICK,
     )
@@ -240,7 +244,16 @@ def draw(scenario: Scenario, rate: float, runs: int, seed: int) -> Draws:
     both = slots(scenario, rng, runs)
     per_slot = []
     for slot, part in zip(both, (share, 1 - share), strict=True):
-        per_slot.append(_serve(slot, rate * part * TICK, rng, runs, overload=scenario.name == "overload of both"))
+        per_slot.append(
+            _serve(
+                slot,
+                rate * part * TICK,
+                round(PODS * part / share),
+                rng,
+                runs,
+                overload=scenario.name == "overload of both",
+            )
+        )
     items = rng.random((runs, TICKS))
     worse = (DISCORD - both[0].quality) / 2
     # Of the items, some are answered better and some worse by an unchanged release; a defect moves the balance.
@@ -250,20 +263,17 @@ def draw(scenario: Scenario, rate: float, runs: int, seed: int) -> Draws:
     return Draws(rate, share, *columns, load=load, items=difference)  # type: ignore[arg-type]
 
 
-def _serve(slot: Slot, mean: float, rng: np.random.Generator, runs: int, *, overload: bool) -> tuple[Floats, ...]:
+def _serve(
+    slot: Slot, mean: float, pods: int, rng: np.random.Generator, runs: int, *, overload: bool
+) -> tuple[Floats, ...]:
     shape = (runs, TICKS)
     routed = rng.poisson(np.broadcast_to(mean * slot.rate, shape))
-    ttft_shift, itl_shift, waiting = slot.ttft, slot.itl, np.zeros(shape)
+    ttft_shift, itl_shift, waiting, running = slot.ttft, slot.itl, np.zeros(shape), np.ones(shape)
     if overload:
-        capacity, backlog = mean, np.zeros(runs)
-        waiting = np.empty(shape)
-        for tick in range(TICKS):
-            backlog = np.maximum(0, backlog + routed[:, tick] - capacity)
-            waiting[:, tick] = backlog
-        queued = waiting / max(capacity, 1e-9) * TICK
+        waiting, running = _queue(routed, mean, pods, rng)
+        queued = waiting / (mean / pods) * TICK
         ttft_shift = ttft_shift + np.log1p(queued / TTFT)
-        itl_shift = itl_shift + 0.3 * (waiting > 0)
-        waiting = waiting / PODS
+        itl_shift = itl_shift + 0.3 * np.minimum(1.0, waiting / BATCH)
     hanging = rng.binomial(routed, np.broadcast_to(slot.hanging, shape)) if slot.hanging.any() else np.zeros(shape)
     requests = routed - hanging
     # A request that hangs is known to be lost after its time limit of 30 s.
@@ -276,7 +286,19 @@ def _serve(slot: Slot, mean: float, rng: np.random.Generator, runs: int, *, over
     itl = _gaps(rng, good, math.log(ITL) + itl_shift)
     hits = np.broadcast_to(slot.hits, shape)
     as_float = [array.astype(np.float64) for array in (requests, routed, failures, unanswered)]
-    return (*as_float, ttft, itl, hits, waiting)
+    return (*as_float, ttft, itl, hits, waiting, running)
+
+
+def _queue(routed: NDArray[np.int64], capacity: float, pods: int, rng: np.random.Generator) -> tuple[Floats, Floats]:
+    """Requests that wait and that are in work, per pod: a batch takes in what fluctuates, the rest waits."""
+    backlog = np.zeros((len(routed), pods))
+    waiting, running = np.empty(routed.shape), np.empty(routed.shape)
+    for tick in range(TICKS):
+        arrived = rng.multinomial(routed[:, tick], np.full(pods, 1 / pods))
+        backlog = np.maximum(0, backlog + arrived - capacity / pods)
+        waiting[:, tick] = np.maximum(0, backlog - BATCH).mean(1)
+        running[:, tick] = np.minimum(backlog, BATCH).mean(1)
+    return waiting, running
 
 
 def law(edges: Floats, mu: Floats, sigma: float) -> Floats:
@@ -310,7 +332,7 @@ def gap_law(shift: Floats) -> Floats:
 def _gaps(rng: np.random.Generator, n: NDArray[np.int64], mu: Floats) -> Floats:
     levels = rng.multinomial(n, _LEVEL_P)
     p = gap_law(mu)
-    if p.shape[0] == 1 and p.shape[1] == 1 or np.ptp(mu) == 0:
+    if (p.shape[0] == 1 and p.shape[1] == 1) or np.ptp(mu) == 0:
         found: Floats = (levels @ p[0, 0]).astype(np.float32) * GAPS
         return found
     found = np.empty((*n.shape, p.shape[-1]), np.float32)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from servegate.rollout import evidence
+from servegate.rollout.interval import View
 from servegate.rollout.model import CheckState, Observation, Phase, SlotDelta, State, Totals
 from servegate.rollout.plan import Plan
 from servegate.rollout.ports import RouteStatus, Weights
@@ -44,7 +45,7 @@ def gather(plan: Plan, state: State, seen: Observation, previous: float) -> Stat
         update["step_requests"] = state.step_requests + completed
         update["warmup_left"] = max(0.0, state.warmup_left - completed)
         update |= _silent(state, seen, previous)
-        view = evidence.View(
+        view = View(
             at=state.updated,
             previous=previous,
             stable=state.stable,
@@ -53,6 +54,8 @@ def gather(plan: Plan, state: State, seen: Observation, previous: float) -> Stat
             cold=state.warmup_left > 0,
             deltas=seen.slots,
             ready=state.ready,
+            warm_for=state.updated - state.first_traffic,
+            asked=seen.asked,
         )
         update["checks"] = {
             check.name: evidence.advance(plan, check, state.checks.get(check.name) or CheckState(), view)

@@ -5,6 +5,7 @@ They change how soon a check speaks, never how often it is wrong: any stake in (
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 
 from servegate.stats.eprocess import Bets
@@ -29,9 +30,19 @@ SLO_CAP = 10.0
 """The same for the fraction of bad requests."""
 
 LOAD_RATIO = 1.5
-"""Multiple of stable's load per replica up to which requests turned away are the candidate's own doing."""
-LOAD_SLACK = 2.0
-"""Requests per replica by which loads may always differ: below that a batch has not begun to fill."""
+"""Multiple of the requests a replica of stable is sent, up to which requests turned away are the candidate's doing."""
+QUEUES = 0.25
+"""Waiting requests per replica of stable above which latency tells how much traffic there is, not how fast it is."""
+AS_FULL = 0.25
+"""Part of the requests in work in a replica of the candidate: a replica of stable with as many is nearly as full."""
+DRAINS = 300.0
+"""Seconds since stable queued in which a queue of the candidate may be what is left of the same crowd."""
+COLD_FOR = 900.0
+"""Seconds since its first traffic in which a candidate's prefix cache may be colder than stable's."""
+COLDER = 0.1
+"""Difference of hit rates from which on a cache counts as colder."""
+RECLAIMS = 6
+"""Ticks whose failures may be put down to pods that the platform took away."""
 
 SUSPICION = 0.5
 """Part of the limit's logarithm from which on a candidate gets no more traffic, and stable counts as breaching: under
@@ -64,3 +75,32 @@ def failure_share_bound(exposed: float, odds_ratio: float) -> float:
     mean of Fisher's noncentral hypergeometric distribution lies closer to `exposed`.
     """
     return odds_ratio * exposed / (1 - exposed + odds_ratio * exposed)
+
+
+ODDS_RATIOS = (1.5, 2.0, 3.0, 5.0, 10.0)
+"""How many times the accepted odds the per-request test looks for."""
+
+
+def per_request(
+    log_wealth: tuple[float, ...], bad: float, control_bad: float, exposed: float, odds_ratio: float
+) -> tuple[float, ...]:
+    """Likelihood ratios after an interval whose failures each count by themselves, one per `ODDS_RATIOS`.
+
+    Given their number, independent failures fall on the candidate like a binomial with the null's share at most
+    `failure_share_bound`; a mixture of its likelihood ratios is an e-process (Lindon and Malek, NeurIPS 2022, arXiv
+    2011.03567). Failures that come in bursts are not independent: this is why it is not the default.
+    """
+    null = failure_share_bound(exposed, odds_ratio)
+    after = []
+    for before, ratio in zip(log_wealth or (0.0,) * len(ODDS_RATIOS), ODDS_RATIOS, strict=True):
+        other = failure_share_bound(exposed, odds_ratio * ratio)
+        after.append(before + bad * math.log(other / null) + control_bad * math.log((1 - other) / (1 - null)))
+    return tuple(after)
+
+
+def log_e_per_request(log_wealth: tuple[float, ...]) -> float:
+    """Their average, as a logarithm."""
+    if not log_wealth:
+        return 0.0
+    top = max(log_wealth)
+    return top + math.log(sum(math.exp(value - top) for value in log_wealth) / len(log_wealth))

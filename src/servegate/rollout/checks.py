@@ -15,6 +15,23 @@ TTFT_EDGES = (
     160.0, 640.0, 2560.0,
 )  # fmt: skip
 """Bucket edges of vllm:time_to_first_token_seconds (vLLM 0.32), in seconds."""
+_GAP_EDGES = (
+    0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0,
+)  # fmt: skip
+_REQUEST_EDGES = (
+    0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 60.0, 120.0, 240.0, 480.0, 960.0,
+    1920.0, 7680.0,
+)  # fmt: skip
+Latency = Literal["ttft", "itl", "tpot", "e2e_latency", "queue_time"]
+EDGES: dict[str, tuple[float, ...]] = {
+    "ttft": TTFT_EDGES,
+    "itl": _GAP_EDGES,
+    "tpot": _GAP_EDGES,
+    "e2e_latency": _REQUEST_EDGES,
+    "queue_time": _REQUEST_EDGES,
+}
+"""Bucket edges of the engine's latencies (vLLM 0.32), in seconds."""
+Event = Literal["aborts", "unanswered", "truncation", "rejections", "preemptions", "tokens"]
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,40}$")]
 
@@ -54,34 +71,70 @@ class ErrorsVsStable(_Check):
     odds_ratio: Annotated[float, Field(ge=1, le=10)] = Field(
         1.2, description="odds of failing, relative to stable, that are still accepted"
     )
+    per_request: bool = Field(
+        False,
+        description="take every request as a witness of its own: sooner, but a pod that fails for five seconds may "
+        "send a healthy release back",
+    )
 
 
-class TtftVsStable(_Check):
-    """Is the candidate's time to first token longer than the stable slot's?
+class EventsVsStable(_Check):
+    """Does something else than failing happen more often to the candidate's requests?
 
-    Null hypothesis: a candidate's request is slower than a stable one of the same interval in at most `slower` of all
-    comparisons (equal counts half; 50% is no difference).
+    Null hypothesis: within an interval, the candidate's share of the events is on average at most its share of the
+    requests at `odds_ratio`.
     """
 
-    kind: Literal["ttft-vs-stable"]
-    slower: Fraction = share_field("60%", "share of comparisons still accepted")
-    promote_slower: Fraction | None = Field(
-        None,
-        description="before the last step there must be evidence that the candidate is slower in less than this share "
-        "of comparisons; without it this check does not hold a promotion up",
+    kind: Literal["events-vs-stable"]
+    event: Event = Field(
+        description="aborts: ended by the engine's abort; unanswered: timed out or broken off at the gateway; "
+        "truncation: ended by the length limit; rejections: turned away by a full engine; preemptions: put back by the "
+        "scheduler; tokens: generated tokens, so longer answers"
     )
-    load_ratio: Annotated[float, Field(ge=1, le=10)] = Field(
-        1.5,
-        description="latency counts against the candidate only while its load per replica is at most this "
-        "multiple of stable's, and for it only while stable's is at most this multiple of its own",
+    odds_ratio: Annotated[float, Field(ge=1, le=10)] = Field(
+        1.2, description="how many times as often as on stable is still accepted"
+    )
+    direction: Literal["more", "fewer"] = Field("more", description="fewer: shorter answers, with tokens")
+
+
+class Weather(Config):
+    """How far two slots of the same release drift apart for a while: a noisy neighbour, a long prompt."""
+
+    sd: Fraction = share_field("15%", "standard deviation of one slot's latency relative to the other's")
+    lasts: Duration = time_field("45s", "time after which a third of it is left")
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if not 0 < self.sd <= 1 or self.lasts <= 0:
+            raise ValueError("sd is above 0% and at most 100%, lasts above 0s")
+        return self
+
+
+class LatencyVsStable(_Check):
+    """Is the candidate slower than the stable slot, for longer than weather lasts?
+
+    Null hypothesis: apart from passing weather, its latency is at most `margin` above that of stable.
+    """
+
+    kind: Literal["latency-vs-stable"]
+    metric: Latency = Field("ttft", description="which latency, as the engine measures it")
+    margin: Fraction = share_field("5%", "how much slower is still accepted")
+    promote_margin: Fraction | None = Field(
+        None,
+        description="before the last step there must be evidence that the candidate is less than this slower; without "
+        "it this check does not hold a promotion up",
+    )
+    weather: Weather = Weather.model_validate({})
+    load_ratio: Annotated[float, Field(ge=1, le=100)] = Field(
+        1.1,
+        description="latency counts against the candidate only while a replica of it is sent at most this multiple of "
+        "the requests that a replica of stable is sent, and for it only the other way round",
     )
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
-        if not 0.5 <= self.slower < 1:
-            raise ValueError("slower is at least 50% (no difference) and below 100%")
-        if self.promote_slower is not None and not 0.5 < self.promote_slower < 1:
-            raise ValueError("promote_slower is above 50% (no difference) and below 100%")
+        if self.promote_margin is not None and self.promote_margin <= self.margin:
+            raise ValueError("promote_margin is above margin")
         return self
 
 
@@ -108,22 +161,24 @@ class ErrorsSlo(_Check):
         return self
 
 
-class TtftSlo(_Check):
-    """Do more of the candidate's requests wait for their first token than users are promised?
+class LatencySlo(_Check):
+    """Do more of the candidate's requests wait too long than users are promised?
 
     Null hypothesis: the fraction of an interval's requests above `over` is at most `at_most`.
     """
 
-    kind: Literal["ttft-slo"]
-    over: Duration = Field(description="a time to first token; one of the engine's bucket edges")
+    kind: Literal["latency-slo"]
+    metric: Latency = Field("ttft", description="which latency, as the engine measures it")
+    over: Duration = Field(description="a latency; one of the engine's bucket edges")
     at_most: Fraction = Field(description="fraction of requests that may take longer than that")
 
     @model_validator(mode="after")
     def _resolvable(self) -> Self:
-        if self.over not in TTFT_EDGES:
-            near = sorted(sorted(TTFT_EDGES, key=lambda edge: abs(math.log(edge / max(self.over, 1e-9))))[:2])
+        edges = EDGES[self.metric]
+        if self.over not in edges:
+            near = sorted(sorted(edges, key=lambda edge: abs(math.log(edge / max(self.over, 1e-9))))[:2])
             raise ValueError(
-                f"over {_ms(self.over)} is not an edge of vLLM's time-to-first-token buckets, so the share above it "
+                f"over {_ms(self.over)} is not an edge of vLLM's {self.metric} buckets, so the share above it "
                 f"cannot be known; the nearest are {_ms(near[0])} and {_ms(near[1])}"
             )
         if not 0 < self.at_most < 1:
@@ -131,7 +186,39 @@ class TtftSlo(_Check):
         return self
 
 
-Check = Annotated[ErrorsVsStable | TtftVsStable | ErrorsSlo | TtftSlo, Field(discriminator="kind")]
+class Quality(_Check):
+    """Does the candidate answer a suite's items worse than the stable slot?
+
+    Items of a suite are asked of both slots during the canary, in a random order that was fixed beforehand. Null
+    hypothesis: the mean score over the suite's items (`of: suite`) or over the population they were drawn from (`of:
+    population`) is at most `margin` below stable's. An item that is asked again is no new sample.
+    """
+
+    kind: Literal["quality"]
+    suite: str = Field("", description="name of the suite, when several are asked")
+    items: Annotated[int, Field(ge=1)] = Field(description="size of the suite")
+    of: Literal["suite", "population"] = Field("suite", description="what the statement is about")
+    margin: Fraction = share_field("2%", "drop of the mean score that is still accepted")
+    promote_margin: Fraction | None = Field(
+        None, description="before the last step there must be evidence that the drop is less than this"
+    )
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if not 0 <= self.margin < 1:
+            raise ValueError("margin is at least 0% and below 100%")
+        if self.promote_margin is not None and not self.margin < self.promote_margin < 1:
+            raise ValueError("promote_margin is above margin and below 100%")
+        return self
+
+
+Check = Annotated[
+    ErrorsVsStable | EventsVsStable | LatencyVsStable | ErrorsSlo | LatencySlo | Quality, Field(discriminator="kind")
+]
+Relative = ErrorsVsStable | EventsVsStable | LatencyVsStable | Quality
+"""Checks that need the stable slot."""
+Objective = ErrorsSlo | LatencySlo
+"""Checks of what users are promised."""
 
 
 def _ms(seconds: float) -> str:

@@ -2,89 +2,61 @@
 
 The unit of evidence is the interval, not the request. Requests of one pod fail together and wait together; a test that
 takes each as a witness of its own condemns a healthy release for one pod's five bad seconds. So all requests of an
-interval make one bounded number, whose largest mean under the null hypothesis is known before it is seen, and one bet
-is made on it (stats/eprocess.py). What happens inside the interval needs no assumption. What is assumed is that the
-bound holds for every interval given the ones before. A single burst that reaches over two intervals breaks that, which
-is why one interval's weight is capped, and the second interval of an outage counts for less (`bets.OUTAGE`); counting
-less never harms the bound.
+interval make one number, and what it may add to the evidence is bounded before it is seen.
 
-* `errors-vs-stable`: the candidate's share of the failures of both slots, against its share of their requests
-  (`bets.failure_share_bound`). Common trouble falls on both by their shares and says nothing; an interval without
-  failures is no bet. An interval lies within one step, so weights may change between intervals.
-* `ttft-vs-stable`: the Mann-Whitney statistic of the two bucket vectors. Its mean does not depend on the counts.
-* `errors-slo`, `ttft-slo`: the fraction of bad requests, cut off at a multiple of its bound (a smaller number has no
-  larger mean). The same is kept about stable: where stable breaches as well, the candidate is not to blame.
+* `errors-vs-stable`, `events-vs-stable`, objectives: one bounded bet per interval (stats/eprocess.py). What happens
+  inside the interval needs no assumption; that the null hypothesis holds for every interval given the ones before does.
+  A single burst that reaches over two intervals breaks that, which is why one interval's weight is capped, and the
+  second interval of an outage counts for less (`bets.OUTAGE`); counting less never harms the bound. See
+  evidence_counts.py.
+* `latency-vs-stable`: a Kalman filter that sees through passing weather (stats/shift.py). See evidence_latency.py.
+* `quality`: bets on the differences of items that both slots were asked, without replacement. See evidence_quality.py.
 
-Evidence for promotion tests the opposite null, "the candidate is worse by the margin": for TTFT by the same statistic
-from the other side; for errors request by request, under the null that every request fails with probability at least
-`promote_at_most` given all before it. A defect that pauses is therefore not what it excludes.
+Evidence for promotion tests the opposite null, "the candidate is worse by the margin", with the same means from the
+other side. Common trouble falls on both slots and says nothing in a comparison; an objective that stable breaks as well
+does not blame the candidate (watch.py). Failures of pods that the platform took away are set apart and named.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
-
-from servegate.rollout import bets
-from servegate.rollout.deltas import BucketError, add
-from servegate.rollout.model import CheckState, SlotDelta, SlotInterval, Wealth
-from servegate.rollout.plan import Check, ErrorsSlo, ErrorsVsStable, Plan, TtftSlo, TtftVsStable
-from servegate.stats import eprocess, histogram
-
-Ratios = list[tuple[float, float]]
-
-
-@dataclass(frozen=True)
-class View:
-    """What a tick shows to the checks.
-
-    Args:
-        at: time of the observation.
-        previous: time of the one before; the deltas cover the time in between.
-        weight: percent of the traffic that the candidate is given.
-        cold: the candidate is still warming up; its latency does not count.
-        deltas, ready: per slot.
-    """
-
-    at: float
-    previous: float
-    stable: str
-    candidate: str
-    weight: float
-    cold: bool
-    deltas: Mapping[str, SlotDelta]
-    ready: Mapping[str, int]
+from servegate.rollout import bets, evidence_counts, evidence_latency, evidence_quality
+from servegate.rollout.checks import (
+    Check,
+    ErrorsSlo,
+    ErrorsVsStable,
+    EventsVsStable,
+    LatencySlo,
+    LatencyVsStable,
+    Quality,
+    Relative,
+)
+from servegate.rollout.interval import View, is_latency, size, take_in
+from servegate.rollout.model import CheckState, Wealth
+from servegate.rollout.plan import Plan
+from servegate.stats import eprocess
 
 
 def advance(plan: Plan, check: Check, state: CheckState, view: View) -> CheckState:
     """Add a tick to the check's open interval, and bet when the interval is complete."""
-    relative = isinstance(check, ErrorsVsStable | TtftVsStable)
-    latency = isinstance(check, TtftVsStable | TtftSlo)
-    if relative and view.weight >= 100:
+    if isinstance(check, Quality):
+        return _settled(plan, check, state, evidence_quality.advance(plan, check, state, view), view)
+    relative = isinstance(check, Relative)
+    if (relative and view.weight >= 100) or (is_latency(check) and view.cold):
         return drop(state)
-    if latency and view.cold:
-        return drop(state)
-    added = _add(state, view, need_both=relative, latency=latency)
+    if isinstance(check, ErrorsVsStable | ErrorsSlo):
+        apart = evidence_counts.set_apart(state, view)
+        if apart is not None:
+            return apart
+    added = take_in(check, state, view, need_both=relative)
     if added is None:
         return state
     if added.since is None or view.at - added.since < check.interval - plan.tick / 2:
         return added
     needed = (view.candidate, view.stable) if relative else (view.candidate,)
-    if any(_size(check, added.open.get(slot)) < check.min_requests for slot in needed):
-        return added
+    if any(size(check, added.open.get(slot)) < check.min_requests for slot in needed):
+        return evidence_latency.told_why(check, added, view)
     judged = _judge(plan, check, added, view)
-    promotion = promote_log_e(plan, check, judged)
-    return judged.model_copy(
-        update={
-            "since": view.at,
-            "open": {},
-            "grew": view.at if log_e(plan, check, judged) > log_e(plan, check, state) else state.grew,
-            "promote_reached": judged.promote_reached
-            or (promotion is not None and promotion >= plan.promote_log_limit),
-        }
-    )
+    return _settled(plan, check, state, judged.model_copy(update={"since": view.at, "open": {}}), view)
 
 
 def drop(state: CheckState) -> CheckState:
@@ -96,6 +68,10 @@ def drop(state: CheckState) -> CheckState:
 
 def log_e(plan: Plan, check: Check, state: CheckState) -> float:
     """Evidence against the candidate as a natural logarithm."""
+    if isinstance(check, LatencyVsStable):
+        return state.shift.log_e if state.shift else 0.0
+    if isinstance(check, ErrorsVsStable) and check.per_request:
+        return bets.log_e_per_request(state.against.log_wealth)
     return _log(bets.bets_against(plan.horizon(check)), state.against)
 
 
@@ -106,13 +82,17 @@ def stable_log_e(plan: Plan, check: Check, state: CheckState) -> float:
 
 def promote_log_e(plan: Plan, check: Check, state: CheckState) -> float | None:
     """Evidence for promotion; None when the check asks for none."""
-    return _log(bets.bets_for(plan.horizon(check)), state.promote or Wealth()) if wants_promotion(check) else None
+    if not wants_promotion(check):
+        return None
+    if isinstance(check, LatencyVsStable):
+        return state.shift_for.log_e if state.shift_for else 0.0
+    return _log(bets.bets_for(plan.horizon(check)), state.promote or Wealth())
 
 
 def wants_promotion(check: Check) -> bool:
     """The check must be shown to hold before the last step."""
-    if isinstance(check, TtftVsStable):
-        return check.promote_slower is not None
+    if isinstance(check, LatencyVsStable | Quality):
+        return check.promote_margin is not None
     return isinstance(check, ErrorsSlo) and check.promote_at_most is not None
 
 
@@ -126,173 +106,25 @@ def _log(how: eprocess.Bets, wealth: Wealth) -> float:
     return eprocess.log_e(how, wealth.n, wealth.log_wealth)
 
 
-def _bet(how: eprocess.Bets, wealth: Wealth | None, ratios: Ratios) -> Wealth:
-    wealth = wealth or Wealth()
-    return Wealth.model_construct(n=wealth.n + 1, log_wealth=eprocess.advance(how, wealth.n, wealth.log_wealth, ratios))
-
-
-def _add(state: CheckState, view: View, *, need_both: bool, latency: bool) -> CheckState | None:
-    """The open interval with this tick in it; None when a slot that is needed could not be read."""
-    opened = dict(state.open)
-    for slot in (view.candidate, view.stable):
-        delta = view.deltas.get(slot)
-        if delta is None or delta.requests is None:
-            if slot == view.candidate or need_both:
-                return None
-            continue
-        opened[slot] = _plus(opened.get(slot) or SlotInterval(), delta, view.ready.get(slot, 0), latency)
-    since = view.previous if state.since is None else state.since
-    return state.model_copy(update={"since": since, "open": opened})
-
-
-def _plus(sums: SlotInterval, delta: SlotDelta, ready: int, latency: bool) -> SlotInterval:
-    update: dict[str, object] = {}
-    ttft = delta.histograms.get("ttft")
-    if not latency:
-        update["requests"] = sums.requests + (delta.requests or 0.0)
-        update["failures"] = sums.failures + (delta.failures or 0.0)
-        update["rejected"] = sums.rejected + (delta.rejected or 0.0)
-    elif ttft is not None:
-        try:
-            update["ttft"] = ttft if sums.ttft is None else add("ttft", sums.ttft, ttft)
-        except BucketError:
-            update["ttft"] = ttft
-    running, waiting = delta.gauges.get("running"), delta.gauges.get("waiting")
-    if running is not None and waiting is not None and ready > 0:
-        update["load"] = sums.load + (running + waiting) / ready
-        update["ticks"] = sums.ticks + 1
-    return sums.model_copy(update=update)
-
-
-def _size(check: Check, sums: SlotInterval | None) -> float:
-    """Requests that count for the check."""
-    if sums is None:
-        return 0.0
-    if isinstance(check, TtftVsStable | TtftSlo):
-        return sums.ttft.total if sums.ttft else 0.0
-    return sums.requests
-
-
-def _judge(plan: Plan, check: Check, state: CheckState, view: View) -> CheckState:
-    horizon = plan.horizon(check)
-    if isinstance(check, ErrorsVsStable):
-        return _errors_vs_stable(horizon, check, state, view)
-    if isinstance(check, TtftVsStable):
-        return _ttft_vs_stable(horizon, check, state, view)
-    return _slo(horizon, check, state, view)
-
-
-def _errors_vs_stable(horizon: int, check: ErrorsVsStable, state: CheckState, view: View) -> CheckState:
-    candidate, stable = state.open[view.candidate], state.open[view.stable]
-    bad, control_bad = candidate.failures, stable.failures
-    if not _loaded_more(candidate, stable, bets.LOAD_RATIO):
-        # A full engine turns requests away: the release's doing only where it was not given more to do.
-        bad, control_bad = bad + candidate.rejected, control_bad + stable.rejected
-    failures = bad + control_bad
-    served = {
-        slot: state.served.get(slot, 0.0) + sums.requests
-        for slot, sums in ((view.candidate, candidate), (view.stable, stable))
-    }
-    fraction = min(1.0, bad / candidate.requests)
-    judged: dict[str, Any] = {"intervals": state.intervals + 1, "served": served, "last_bad": fraction}
-    if failures <= 0:
-        return state.model_copy(update=judged)
-    share = bad / failures
-    bound = bets.failure_share_bound(_exposed(served, view), check.odds_ratio)
-    same_outage = min(fraction, state.last_bad) > 0 and max(fraction, state.last_bad) >= bets.OUTAGE
-    cap = bets.OUTAGE_CAP if same_outage else bets.RELATIVE_CAP
-    return state.model_copy(
+def _settled(plan: Plan, check: Check, before: CheckState, judged: CheckState, view: View) -> CheckState:
+    """After a bet: when the evidence grew, and whether that for promotion has reached its limit."""
+    if judged is before:
+        return before
+    promotion = promote_log_e(plan, check, judged)
+    return judged.model_copy(
         update={
-            **judged,
-            "against": _bet(bets.bets_against(horizon), state.against, [(min(share / bound, cap), 1)]),
-            "observed": state.observed + share,
-            "bound": state.bound + bound,
+            "grew": view.at if log_e(plan, check, judged) > log_e(plan, check, before) else before.grew,
+            "promote_reached": judged.promote_reached
+            or (promotion is not None and promotion >= plan.promote_log_limit),
         }
     )
 
 
-def _exposed(served: Mapping[str, float], view: View) -> float:
-    """Fraction of the requests that the candidate is exposed to.
-
-    The router's weight, because each request goes to the candidate with that probability whatever becomes of it.
-    Completed requests say it less well: they scatter, and as errors are answered at once and good answers late, they
-    understate the traffic right after a step up. But where clearly more of them were the candidate's than the weight
-    explains (two standard deviations, over all closed intervals at these weights), the router does not keep to it, and
-    they count.
-    """
-    weight, all_requests = view.weight / 100, sum(served.values())
-    share = served[view.candidate] / all_requests
-    scatter = math.sqrt(weight * (1 - weight) / all_requests)
-    return share if share > weight + 2 * scatter else weight
-
-
-def _ttft_vs_stable(horizon: int, check: TtftVsStable, state: CheckState, view: View) -> CheckState:
-    candidate, stable = state.open[view.candidate], state.open[view.stable]
-    if candidate.ttft is None or stable.ttft is None or candidate.ttft.edges != stable.ttft.edges:
-        return _skip(state, "the two slots' buckets of time to first token differ")
-    if not candidate.ticks or not stable.ticks:
-        return _skip(state, "the load of a slot is not known")
-    slower = histogram.slower(candidate.ttft.counts, stable.ttft.counts)
-    assert slower is not None
-    update: dict[str, object] = {"intervals": state.intervals + 1}
-    counts_against = not _loaded_more(candidate, stable, check.load_ratio)
-    counts_for = not _loaded_more(stable, candidate, check.load_ratio)
-    if counts_against:
-        update["against"] = _bet(bets.bets_against(horizon), state.against, [(slower / check.slower, 1)])
-        update["observed"] = state.observed + slower
-        update["bound"] = state.bound + check.slower
-    if counts_for and check.promote_slower is not None:
-        update["promote"] = _bet(
-            bets.bets_for(horizon), state.promote, [((1 - slower) / (1 - check.promote_slower), 1)]
-        )
-    if not counts_against:
-        update["skipped"] = state.skipped + 1
-        update["skipped_because"] = (
-            f"a replica of {view.candidate} carries {candidate.load / candidate.ticks:.1f} requests, "
-            f"one of {view.stable} {stable.load / stable.ticks:.1f}"
-        )
-    return state.model_copy(update=update)
-
-
-def _slo(horizon: int, check: ErrorsSlo | TtftSlo, state: CheckState, view: View) -> CheckState:
-    if isinstance(check, TtftSlo) and not all(
-        sums.ttft is None or check.over in sums.ttft.edges for sums in state.open.values()
-    ):
-        return _skip(state, f"the engine has no bucket that ends at {check.over:g} s")
-    update: dict[str, object] = {"intervals": state.intervals + 1}
-    bad_recently, seen_recently = dict(state.bad), dict(state.seen)
-    for slot, field in ((view.candidate, "against"), (view.stable, "stable")):
-        sums = state.open.get(slot)
-        size = _size(check, sums)
-        if sums is None or size < check.min_requests:
-            continue
-        bad = _bad(check, sums)
-        wealth = state.against if field == "against" else state.stable
-        update[field] = _bet(bets.bets_against(horizon), wealth, [(min(bad / size / check.at_most, bets.SLO_CAP), 1)])
-        bad_recently[slot] = bets.FADE * bad_recently.get(slot, 0.0) + bad
-        seen_recently[slot] = bets.FADE * seen_recently.get(slot, 0.0) + size
-        if slot == view.candidate:
-            update["observed"] = state.observed + bad / size
-            update["bound"] = state.bound + check.at_most
-            if isinstance(check, ErrorsSlo) and check.promote_at_most is not None:
-                good = 1 / (1 - check.promote_at_most)
-                update["promote"] = _bet(bets.bets_for(horizon), state.promote, [(good, size - bad), (0.0, bad)])
-    return state.model_copy(update={**update, "bad": bad_recently, "seen": seen_recently})
-
-
-def _bad(check: ErrorsSlo | TtftSlo, sums: SlotInterval) -> float:
-    if isinstance(check, ErrorsSlo):
-        return sums.failures + sums.rejected
-    assert sums.ttft is not None
-    return (histogram.fraction_over(sums.ttft.edges, sums.ttft.counts, check.over) or 0.0) * sums.ttft.total
-
-
-def _skip(state: CheckState, why: str) -> CheckState:
-    return state.model_copy(update={"skipped": state.skipped + 1, "skipped_because": why})
-
-
-def _loaded_more(one: SlotInterval, other: SlotInterval, ratio: float) -> bool:
-    """A replica of `one` carried clearly more than a replica of `other`. Unknown loads are not more."""
-    if not one.ticks or not other.ticks:
-        return False
-    return one.load / one.ticks > ratio * other.load / other.ticks + bets.LOAD_SLACK
+def _judge(plan: Plan, check: Check, state: CheckState, view: View) -> CheckState:
+    if isinstance(check, LatencyVsStable):
+        return evidence_latency.judge(plan, check, state, view)
+    assert not isinstance(check, Quality)
+    if isinstance(check, ErrorsSlo | LatencySlo):
+        return evidence_counts.objective(plan.horizon(check), check, state, view)
+    assert isinstance(check, ErrorsVsStable | EventsVsStable)
+    return evidence_counts.against_stable(plan.horizon(check), check, state, view)

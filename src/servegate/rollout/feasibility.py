@@ -14,14 +14,18 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from servegate.rollout import bets
-from servegate.stats import eprocess
+from servegate.stats import eprocess, shift
 
 if TYPE_CHECKING:
-    from servegate.rollout.checks import Check
+    from servegate.rollout.checks import Check, LatencyVsStable, Quality
     from servegate.rollout.plan import Plan
 
 _SCALES = tuple(1.25**power for power in range(1, 50))
+TYPICAL_SIGMA = 0.6
+"""Standard deviation of the logarithm of a request's latency that is assumed: half to twice the median is common."""
 _ENOUGH = 2_000
 """Intervals of one step after which a check that has not decided never will, in practice."""
 
@@ -81,7 +85,7 @@ def _intervals(
             before the last may last until its time limit.
     """
     rate = plan.expect.requests_per_second * traffic
-    relative = check.kind in ("errors-vs-stable", "ttft-vs-stable")
+    relative = check.kind in ("errors-vs-stable", "events-vs-stable", "latency-vs-stable")
     for index, step in enumerate(plan.steps):
         weight = step.weight / 100
         is_last = index == len(plan.steps) - 1
@@ -90,9 +94,23 @@ def _intervals(
         slowest = min(weight, 1 - weight) if relative else weight
         length = max(check.interval, check.min_requests / (rate * slowest))
         lasts = max(step.min_time, step.min_requests / (rate * weight)) * time
-        if not against and index == len(plan.steps) - 2:
+        if not against and index == waits_in(plan, check):
             lasts = max(lasts, plan.limits.step * time)
         yield weight, rate * weight * length, int(lasts / length + 1e-9)
+
+
+def waits_in(plan: Plan, check: Check) -> int:
+    """Index of the step in which a check's evidence for promotion is waited for.
+
+    It is the one before the last, unless the slots' loads cannot be compared there: at 95 % a replica of stable is sent
+    too little to say how fast it would be. Then it is the last one in which they can.
+    """
+    fitting = [
+        index
+        for index, step in enumerate(plan.steps[:-1])
+        if _compared(check, step.weight / 100, against=False) and _compared(check, step.weight / 100, against=True)
+    ]
+    return fitting[-1] if fitting else len(plan.steps) - 2
 
 
 def _fitting(plan: Plan, check: Check) -> int:
@@ -101,22 +119,29 @@ def _fitting(plan: Plan, check: Check) -> int:
 
 def _compared(check: Check, weight: float, *, against: bool) -> bool:
     """Latency is compared at this weight, with as many replicas in both slots."""
-    if check.kind != "ttft-vs-stable":
+    if check.kind != "latency-vs-stable":
         return True
     more, less = (weight, 1 - weight) if against else (1 - weight, weight)
     return more <= check.load_ratio * less
 
 
 def _can_fire(plan: Plan, check: Check, time: float, traffic: float) -> bool:
+    if check.kind == "latency-vs-stable":
+        # As loud as it can be: ten times as slow.
+        return _filtered(plan, check, time, traffic, lambda _: math.log(10), against=True) >= plan.log_limit(check)
+    if check.kind == "quality":
+        return _asked(check, 1.0, check.margin, bets.bets_against(plan.horizon(check)), plan.log_limit(check))
+    if check.kind == "errors-vs-stable" and check.per_request:
+        return True
     how, limit = bets.bets_against(plan.horizon(check)), plan.log_limit(check)
     n, wealth = 0, tuple[float, ...]()
     for weight, _, fit in _intervals(plan, check, time, traffic, against=True):
-        if check.kind == "errors-vs-stable":
-            loudest = 1 / bets.failure_share_bound(weight, check.odds_ratio)
+        if check.kind in ("errors-vs-stable", "events-vs-stable"):
+            exposed = 1 - weight if check.kind == "events-vs-stable" and check.direction == "fewer" else weight
+            loudest = 1 / bets.failure_share_bound(exposed, check.odds_ratio)
             ratio = min(loudest, bets.RELATIVE_CAP)
-        elif check.kind == "ttft-vs-stable":
-            ratio = 1 / check.slower
         else:
+            assert check.kind in ("errors-slo", "latency-slo")
             ratio = min(1 / check.at_most, bets.SLO_CAP)
         for _ in range(min(fit, _ENOUGH)):
             wealth = eprocess.advance(how, n, wealth, [(ratio, 1)])
@@ -127,18 +152,53 @@ def _can_fire(plan: Plan, check: Check, time: float, traffic: float) -> bool:
 
 
 def _can_promote(plan: Plan, check: Check, time: float, traffic: float) -> bool:
-    if check.kind == "ttft-vs-stable" and check.promote_slower is not None:
-        ratio, per_request = 0.5 / (1 - check.promote_slower), False
-    elif check.kind == "errors-slo" and check.promote_at_most is not None:
-        ratio, per_request = 1 / (1 - check.promote_at_most), True
-    else:
+    if check.kind == "latency-vs-stable" and check.promote_margin is not None:
+        margin = math.log1p(check.promote_margin)
+        # An unchanged release scatters around no difference by the noise of its counts.
+        reached = _filtered(plan, check, time, traffic, lambda noise: margin + noise, against=False)
+        return reached >= plan.promote_log_limit
+    if check.kind == "quality" and check.promote_margin is not None:
+        mean = (1 + check.promote_margin) / 2
+        return _asked(check, 0.5 / (1 - mean), None, bets.bets_for(plan.horizon(check)), plan.promote_log_limit)
+    if check.kind != "errors-slo" or check.promote_at_most is None:
         return True
+    ratio = 1 / (1 - check.promote_at_most)
     how, limit = bets.bets_for(plan.horizon(check)), plan.promote_log_limit
     n, wealth = 0, tuple[float, ...]()
     for _, requests, fit in _intervals(plan, check, time, traffic, against=False):
         for _ in range(min(fit, _ENOUGH)):
-            wealth = eprocess.advance(how, n, wealth, [(ratio, requests if per_request else 1)])
+            wealth = eprocess.advance(how, n, wealth, [(ratio, requests)])
             n += 1
             if eprocess.log_e(how, n, wealth) >= limit:
                 return True
+    return False
+
+
+def _filtered(
+    plan: Plan, check: LatencyVsStable, time: float, traffic: float, shifted: Callable[[float], float], *, against: bool
+) -> float:
+    """Largest logarithm of the e-value about latency; `shifted` says what is measured, given the noise's scatter."""
+    how = shift.weather(check.weather.sd, check.weather.lasts, 1.0, plan.horizon(check))
+    state, best, sign = shift.start(how), 0.0, 1.0
+    for weight, requests, fit in _intervals(plan, check, time, traffic, against=against):
+        stable = requests * (1 - weight) / weight
+        noise = TYPICAL_SIGMA**2 * math.pi / 3 * (1 / requests + 1 / stable)
+        length = max(check.interval, requests / (plan.expect.requests_per_second * traffic * weight))
+        for _ in range(min(fit, _ENOUGH)):
+            y, sign = shifted(sign * math.sqrt(noise)), -sign
+            state = shift.advance(how, state._replace(since=state.since + length), np.array(y), np.array(noise))
+            best = max(best, float(shift.log_e(how, state)))
+            if best >= max(plan.log_limit(check), plan.promote_log_limit):
+                return best
+    return best
+
+
+def _asked(check: Quality, ratio: float, margin: float | None, how: eprocess.Bets, limit: float) -> bool:
+    """Whether all items of the suite suffice when each says the same: `ratio`, or the loudest against a margin."""
+    wealth = tuple[float, ...]()
+    said = ratio if margin is None else ratio / ((1 + margin) / 2)
+    for n in range(check.items):
+        wealth = eprocess.advance(how, n, wealth, [(said, 1)])
+        if eprocess.log_e(how, n + 1, wealth) >= limit:
+            return True
     return False

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from servegate.rollout import evidence, reasons
 from servegate.rollout.absorb import readable
+from servegate.rollout.interval import View
 from servegate.rollout.model import CheckState, Guard, Phase
 from servegate.rollout.turn import Turn
 
@@ -69,7 +70,7 @@ def danger(turn: Turn) -> bool:
     judged = plan.guarded()
     if judged is None or not readable(turn.seen.slots.get(slot)):
         return False
-    view = evidence.View(
+    view = View(
         at=now,
         previous=turn.previous,
         stable=state.candidate,

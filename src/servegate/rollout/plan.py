@@ -24,9 +24,8 @@ from servegate.rollout.checks import (
     Check,
     ErrorsSlo,
     ErrorsVsStable,
+    LatencySlo,
     Name,
-    TtftSlo,
-    TtftVsStable,
     share_field,
     time_field,
 )
@@ -169,7 +168,7 @@ class Plan(Config):
             return
         if self.strategy == "canary":
             raise ValueError("a canary needs a step below 100%, or there is nothing to compare with: say blue-green")
-        relative = [check.name for check in self.checks if not isinstance(check, ErrorsSlo | TtftSlo)]
+        relative = [check.name for check in self.checks if not isinstance(check, ErrorsSlo | LatencySlo)]
         if relative:
             raise ValueError(f"check {relative[0]} compares with stable, which has no traffic: add a step below 100%")
         promoting = next((c.name for c in self.checks if isinstance(c, ErrorsSlo) and c.promote_at_most), None)
@@ -216,7 +215,7 @@ class Plan(Config):
 
         None when there is no guard, or no objective to judge by.
         """
-        absolute = [check for check in self.checks if isinstance(check, ErrorsSlo | TtftSlo)]
+        absolute = [check for check in self.checks if isinstance(check, ErrorsSlo | LatencySlo)]
         if self.guard is None or not absolute:
             return None
         whole = math.fsum(check.share for check in absolute)
@@ -263,9 +262,8 @@ __all__ = [
     "ConfigError",
     "ErrorsSlo",
     "ErrorsVsStable",
+    "LatencySlo",
     "Plan",
     "Step",
-    "TtftSlo",
-    "TtftVsStable",
     "load_plan",
 ]

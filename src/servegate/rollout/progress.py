@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from servegate.rollout import capacity, evidence, guard, reasons, trials, watch
+from servegate.rollout import capacity, evidence, feasibility, guard, reasons, trials, watch
 from servegate.rollout.model import Held, Phase, State
 from servegate.rollout.rollback import rolling_back
 from servegate.rollout.turn import Turn
@@ -180,7 +180,7 @@ def _missing(turn: Turn) -> tuple[str, str] | None:
         return trials.missing(turn)
     if state.step_requests < step.min_requests:
         return "evidence", f"{step.min_requests - state.step_requests:.0f} more requests at {step.weight:g} %"
-    if state.step == len(plan.steps) - 2 and (lacking := evidence_missing(turn)) is not None:
+    if state.step < len(plan.steps) - 1 and (lacking := evidence_missing(turn, before=state.step)) is not None:
         return "evidence", lacking
     lacking = _ready_for_next(turn)
     return None if lacking is None else ("ready", lacking)
@@ -191,10 +191,16 @@ def _ready_for_next(turn: Turn) -> str | None:
     return None if state.step == len(steps) - 1 else _not_weightable(state, steps[state.step + 1].weight)
 
 
-def evidence_missing(turn: Turn) -> str | None:
-    """Evidence that the promotion needs and that is not there; None when it is."""
+def evidence_missing(turn: Turn, before: int | None = None) -> str | None:
+    """Evidence that the promotion needs and that is not there; None when it is.
+
+    Args:
+        before: index of a step: only what is waited for in it or an earlier one.
+    """
     for check in turn.plan.checks:
         gathered = turn.state.checks.get(check.name)
+        if before is not None and before < feasibility.waits_in(turn.plan, check):
+            continue
         if evidence.wants_promotion(check) and (gathered is None or not gathered.promote_reached):
             return reasons.promotion_missing(turn.plan, check, gathered)
     return None

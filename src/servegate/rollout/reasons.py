@@ -5,37 +5,75 @@ from __future__ import annotations
 import math
 
 from servegate.rollout import evidence
+from servegate.rollout.checks import (
+    Check,
+    ErrorsSlo,
+    ErrorsVsStable,
+    EventsVsStable,
+    LatencySlo,
+    LatencyVsStable,
+    Quality,
+)
 from servegate.rollout.model import CheckState, State
-from servegate.rollout.plan import Check, ErrorsSlo, ErrorsVsStable, Plan, TtftVsStable
+from servegate.rollout.plan import Plan
+
+_LATENCIES = {
+    "ttft": "time to first token",
+    "itl": "time between tokens",
+    "tpot": "time per output token",
+    "e2e_latency": "latency end to end",
+    "queue_time": "time in the queue",
+}
+_EVENTS = {
+    "aborts": "aborts",
+    "unanswered": "unanswered requests",
+    "truncation": "truncated answers",
+    "rejections": "rejected requests",
+    "preemptions": "preemptions",
+    "tokens": "generated tokens",
+}
 
 
 def against(plan: Plan, check: Check, state: State) -> str:
     """A check has fired against the candidate."""
     gathered = state.checks[check.name]
     candidate, stable = state.candidate, state.stable
-    n = gathered.against.n
+    latency = isinstance(check, LatencyVsStable)
+    n = gathered.compared if latency else gathered.against.n
     mean, bound = (gathered.observed / n, gathered.bound / n) if n else (0.0, 0.0)
     over = f"over {n} interval{'s' if n != 1 else ''}"
+    told = e_value(plan, check, gathered)
     if isinstance(check, ErrorsVsStable):
+        single = "; every request counted by itself" if check.per_request else ""
         return (
             f"{candidate} fails more often than {stable}: {_percent(mean)} of failures fell on it against a limit of "
-            f"{_percent(bound)} {over} with failures ({e_value(plan, check, gathered)})"
+            f"{_percent(bound)} {over} with failures ({told}{single})"
         )
-    if isinstance(check, TtftVsStable):
+    if isinstance(check, EventsVsStable):
+        whose = candidate if check.direction == "more" else stable
         return (
-            f"time to first token of {candidate} is longer than that of {stable}: {_percent(mean)} of comparisons "
-            f"against a limit of {_percent(bound)} {over} ({e_value(plan, check, gathered)})"
+            f"{_EVENTS[check.event]} of {candidate} differ from those of {stable}: {_percent(mean)} of them were "
+            f"{whose}'s against a limit of {_percent(bound)} {over} ({told})"
         )
-    what = _slo_words(check)
+    if isinstance(check, LatencyVsStable):
+        return (
+            f"{_LATENCIES[check.metric]} of {candidate} is longer than that of {stable}: by "
+            f"{_percent(math.expm1(mean))} against a margin of {_percent(check.margin)} {over} ({told})"
+        )
+    if isinstance(check, Quality):
+        return (
+            f"{candidate} answers worse than {stable}: {_points(-mean)} over {gathered.judged} items against a margin "
+            f"of {_points(check.margin)} ({told})"
+        )
     return (
-        f"{candidate} breaks its objective: {_percent(mean)} of requests {what} against a limit of "
-        f"{_percent(check.at_most)} {over} ({e_value(plan, check, gathered)})"
+        f"{candidate} breaks its objective: {_percent(mean)} of requests {_slo_words(check)} against a limit of "
+        f"{_percent(check.at_most)} {over} ({told})"
     )
 
 
 def both_breach(check: Check, state: State) -> str:
     """An SLO is broken by stable as well."""
-    assert not isinstance(check, ErrorsVsStable | TtftVsStable)
+    assert isinstance(check, ErrorsSlo | LatencySlo)
     gathered = state.checks[check.name]
     shares = [
         f"{_percent(fraction)} on {slot}"
@@ -59,9 +97,10 @@ def promotion_missing(plan: Plan, check: Check, gathered: CheckState | None) -> 
     gathered = gathered or CheckState()
     value = evidence.promote_log_e(plan, check, gathered)
     assert value is not None
+    why = f"; of late: {gathered.skipped_because}" if gathered.skipped_because else ""
     return (
         f"evidence of check {check.name} that the candidate is not worse "
-        f"(e-value {_number(value)} of {_number(plan.promote_log_limit)})"
+        f"(e-value {_number(value)} of {_number(plan.promote_log_limit)}){why}"
     )
 
 
@@ -87,13 +126,21 @@ def name(state: State, slot: str) -> str:
 
 
 def _slo_words(check: Check) -> str:
-    assert not isinstance(check, ErrorsVsStable | TtftVsStable)
-    return "failed" if isinstance(check, ErrorsSlo) else f"waited over {check.over:g} s for their first token"
+    assert isinstance(check, ErrorsSlo | LatencySlo)
+    if isinstance(check, ErrorsSlo):
+        return "failed"
+    if check.metric == "ttft":
+        return f"waited over {check.over:g} s for their first token"
+    return f"had a {_LATENCIES[check.metric]} over {check.over:g} s"
 
 
 def _percent(fraction: float) -> str:
     percent = 100 * fraction
     return f"{percent:.0f} %" if percent >= 9.95 or percent == round(percent) else f"{percent:.1f} %"
+
+
+def _points(fraction: float) -> str:
+    return f"{100 * fraction:.1f} points"
 
 
 def _number(log_value: float) -> str:

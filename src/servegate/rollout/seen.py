@@ -67,6 +67,9 @@ class SlotDelta(Contract):
     histograms: dict[str, Buckets] = Field(default_factory=dict)
     gauges: dict[str, float] = Field(default_factory=dict, description="summed over pods, kv_cache_usage averaged")
     missing: dict[str, str] = Field(default_factory=dict, description="pods that did not answer, with the reason")
+    reclaimed: dict[str, str] = Field(
+        default_factory=dict, description="pods the platform took away (eviction, spot reclaim), with its reason"
+    )
 
     @property
     def requests(self) -> float | None:
@@ -102,6 +105,30 @@ class SlotDelta(Contract):
         known["http_5xx"] = self._answered_5xx - known["connect"] - known["timeout"] - known["rejected"]
         return {kind: count for kind, count in known.items() if count > 0}
 
+    def event(self, name: str) -> tuple[float, float] | None:
+        """How often something happened, and to how many requests it could have; None when it is not measured."""
+        count = self.counters.get
+        ended = [count(f"finished_{how}") for how in ("stop", "length", "abort", "error")]
+        finished = sum(value or 0.0 for value in ended) if any(value is not None for value in ended) else None
+        happened: float | None
+        base: float | None = finished
+        match name:
+            case "aborts":
+                happened = count("finished_abort")
+            case "truncation":
+                happened = count("finished_length")
+            case "preemptions":
+                happened = count("preemptions")
+            case "tokens":
+                happened = count("generation_tokens")
+            case "rejections":
+                happened, base = self.rejected if "rejected" in self.counters else None, self.requests
+            case _:
+                lost = [count("gateway_timeouts"), count("gateway_resets")] if self.gateway else []
+                happened = sum(value or 0.0 for value in lost) if any(value is not None for value in lost) else None
+                base = self.requests
+        return None if happened is None or base is None else (happened, base)
+
     @property
     def _answered_5xx(self) -> float:
         return self.counters.get("gateway_5xx" if self.gateway else "http_5xx", 0.0)
@@ -129,6 +156,15 @@ class OutputsSeen(Contract):
     examples: tuple[str, ...] = Field((), description="prompts whose answers differ most, untrusted text")
 
 
+class Asked(Contract):
+    """One item of a suite that was asked of both slots. A score is in [0, 1]; none: the slot did not answer."""
+
+    suite: str = ""
+    position: Count = Field(description="in the suite's random order, fixed beforehand; asked again it keeps it")
+    candidate: Annotated[float, Field(ge=0, le=1)] | None = None
+    stable: Annotated[float, Field(ge=0, le=1)] | None = None
+
+
 class Observation(Contract):
     """Everything that is seen at one tick."""
 
@@ -138,6 +174,7 @@ class Observation(Contract):
     route: RouteStatus | None = Field(None, description="none: the router could not be asked")
     intents: tuple[Intent, ...] = Field((), description="not yet settled, oldest first")
     preparation: Preparation = Preparation()
+    asked: tuple[Asked, ...] = Field((), description="items of live evaluation since the observation before")
     verified: dict[Sha256, str] = Field(
         default_factory=dict, description="releases that may be rolled back to, with their names"
     )

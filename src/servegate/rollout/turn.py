@@ -18,7 +18,7 @@ from servegate.rollout.model import (
     SlotRelease,
     State,
 )
-from servegate.rollout.plan import ErrorsSlo, Plan, TtftSlo
+from servegate.rollout.plan import ErrorsSlo, LatencySlo, Plan
 
 KEPT_MESSAGES = 100
 TOO_OLD = 3600.0
@@ -108,7 +108,7 @@ class Turn:
         checks = self.state.checks
         if held.cause == "slo":
             # Somebody has looked and decided to go on: the objective is judged by what happens from here.
-            slos = {check.name for check in self.plan.checks if isinstance(check, ErrorsSlo | TtftSlo)}
+            slos = {check.name for check in self.plan.checks if isinstance(check, ErrorsSlo | LatencySlo)}
             checks = {
                 name: gathered if name not in slos else CheckState(promote_reached=gathered.promote_reached)
                 for name, gathered in checks.items()

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from servegate.rollout import bets, evidence, reasons
 from servegate.rollout.model import CheckState, HeldCause, Observation, Phase, State
-from servegate.rollout.plan import ErrorsSlo, Plan, TtftSlo
+from servegate.rollout.plan import ErrorsSlo, LatencySlo, Plan
 
 EXPECTED_AT_LEAST = 12.0
 """Requests a silent slot should have completed before silence means anything: by chance e^-12 then."""
@@ -132,7 +132,7 @@ def _checks(plan: Plan, state: State) -> list[Danger]:
         gathered = state.checks.get(check.name)
         if gathered is None or evidence.log_e(plan, check, gathered) < plan.log_limit(check):
             continue
-        if isinstance(check, ErrorsSlo | TtftSlo):
+        if isinstance(check, ErrorsSlo | LatencySlo):
             if _stable_breaches(plan, check, gathered, state):
                 found.append(Danger("slo", check.name, reasons.both_breach(check, state)))
                 continue
@@ -144,7 +144,7 @@ def _checks(plan: Plan, state: State) -> list[Danger]:
     return found
 
 
-def _stable_breaches(plan: Plan, check: ErrorsSlo | TtftSlo, gathered: CheckState, state: State) -> bool:
+def _stable_breaches(plan: Plan, check: ErrorsSlo | LatencySlo, gathered: CheckState, state: State) -> bool:
     if evidence.stable_log_e(plan, check, gathered) >= plan.log_limit(check) * bets.SUSPICION:
         return True
     recent = evidence.recent_fraction(gathered, state.stable)

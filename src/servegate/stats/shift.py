@@ -11,10 +11,10 @@ and the null hypothesis is shift <= 0 under any weather (sd, rho) of a grid up t
 A Kalman filter per weather turns y into innovations e_t with variance S_t; a lasting shift of size mu moves e_t by
 mu h_t, where h_t is the filter's answer to a unit step. Evidence:
 
-* For one weather and one mu: prod exp(l_t z_t - c(l_t)) with z_t = clip(e_t / sqrt(S_t), -k, k), l_t = mu h_t / sqrt(S_t)
-  and c the cumulant of a clipped standard normal (`cumulant`). It is a martingale under Gaussian weather, and because
-  of the clipping no interval multiplies it by more than 1 / P(Z >= k): a burst is one piece of evidence, never a
-  decision. For shift < 0 it is a supermartingale, as l_t >= 0.
+* For one weather and one mu: prod exp(l_t z_t - c(l_t)) with z_t = clip(e_t / sqrt(S_t), -k, k),
+  l_t = mu h_t / sqrt(S_t) and c the cumulant of a clipped standard normal (`cumulant`). It is a martingale under
+  Gaussian weather. Because of the clipping no interval multiplies it by more than 1 / P(Z >= k), so that a burst is one
+  piece of evidence. For shift < 0 it is a supermartingale, as l_t >= 0.
 * Sizes mu are mixed, and so are starting times: a share of the wealth enters at every interval. A convex combination of
   martingales is one, and it finds defects that begin late; its bound holds over the whole run (the Shiryaev-Roberts
   statistic against T/alpha: Shin, Ramdas and Rinaldo, "E-detectors", NEJSDS, arXiv 2203.03532).
@@ -23,6 +23,9 @@ mu h_t, where h_t is the filter's answer to a unit step. Evidence:
   without shift. Under weather j the ratio L_i / L_j x evidence_i has expectation at most 1 for every i, so the quotient
   is an e-process under all of them at once. In quiet weather the likelihood of the rough one falls, and the test
   becomes as fast as one that had known.
+
+In one of 2,000 intervals a slot may do anything (`ODD`): without it one outlier would rule quiet weather out for good,
+and large shifts are outliers at first.
 
 The scale of the noise is learned from how much y moves from one interval to the next (`Filter.moved`), as requests may
 come in bunches and gaps of one request belong together. What is proved is proved for Gaussian weather on the grid and a
@@ -53,6 +56,9 @@ WEATHER_PRIOR = (0.55, 0.2, 0.25)
 SIZE_PRIOR = (0.3, 0.5, 0.2)
 CLIP = 3.0
 """No interval multiplies the evidence by more than 1 / P(Z >= 3), about 740."""
+ODD = 0.0005
+"""Share of intervals in which a healthy slot may do anything at all, within a factor of e^3."""
+RANGE = 6.0
 AT_ONCE = 0.9
 FADE = 0.97
 """Weight of the past in the histogram that resolution and scale are taken from, per interval."""
@@ -144,8 +150,9 @@ def advance(how: Weather, state: Filter, y: Floats, v: Floats) -> Filter:
     z = np.clip(e / root, -CLIP, CLIP)[..., None]
     stakes = (h / root)[..., None] * np.array(SIZES)
     entering = _enters(how, state.n)[..., None, None]
-    wealth = np.logaddexp(state.wealth, entering) + stakes * z - cumulant(stakes, CLIP)
-    fit = state.fit - 0.5 * (np.log(total) + e * e / total)
+    wealth = np.logaddexp(state.wealth, entering) + stakes * z - cumulant(stakes, CLIP, ODD)
+    normal = np.exp(-0.5 * e * e / total) / np.sqrt(2 * math.pi * total)
+    fit = state.fit + np.log((1 - ODD) * normal + ODD / RANGE)
     move = np.minimum(np.square(y - state.last) / (v + state.last_noise), NOISE_CAP)
     return Filter(
         n=state.n + 1,
@@ -173,13 +180,17 @@ def log_e(how: Weather, state: Filter) -> Floats:
     return found
 
 
-def cumulant(stake: Floats, clip: float) -> Floats:
-    """log E exp(stake x clip(Z, -k, k)) for a standard normal Z and stake >= 0."""
+def cumulant(stake: Floats, clip: float, odd: float = 0.0) -> Floats:
+    """log E exp(stake x z) for stake >= 0, where z is a standard normal clipped to [-k, k].
+
+    With probability `odd` it is -k or k instead, whichever, as an innovation that can be anything is nearly always.
+    """
     outside = float(ndtr(-clip))
     # All of it divided by exp(stake x k), the largest value, so that nothing overflows.
     inner = np.exp(np.minimum(stake * (stake / 2 - clip), 600.0)) * (ndtr(clip - stake) - ndtr(-clip - stake))
     inner = np.where(stake > 25, 0.0, inner)
-    found: Floats = stake * clip + np.log(inner + outside * (1 + np.exp(-2 * stake * clip)))
+    at_the_ends = (1 - odd) * outside + odd / 2
+    found: Floats = stake * clip + np.log((1 - odd) * inner + at_the_ends * (1 + np.exp(-2 * stake * clip)))
     return found
 
 
@@ -216,11 +227,27 @@ def measure(
     c = candidate / np.maximum(candidate.sum(-1, keepdims=True), 1e-12)
     b = stable / np.maximum(stable.sum(-1, keepdims=True), 1e-12)
     u = (c * (np.cumsum(b, -1) - b / 2)).sum(-1)
-    variance = np.maximum(1 - (p**3).sum(-1), 1e-6) / 12 * (1 / nc + 1 / nb + 1 / (nc * nb))
+    variance = (1 - (p**3).sum(-1)) / 12 * (1 / nc + 1 / nb + 1 / (nc * nb))
+    # Where nearly all lies in one bucket, one request in the next is chance: U moves by half of 1 / nc then.
+    variance = np.maximum(variance, 0.125 / (nc * nc))
     g = np.maximum(g, 1e-6)
     low = 1 / (2 * (nc + nb))
     y = ndtri(np.clip(u, low, 1 - low)) / (math.sqrt(2 * math.pi) * g)
-    return y, variance / (g * g)
+    apart = _gap(log_edges, candidate, stable) - _gap(log_edges, stable, candidate)
+    return np.where(apart != 0, np.sign(apart) * np.maximum(np.abs(apart), np.abs(y)), y), variance / (g * g)
+
+
+def _gap(log_edges: Floats, slow: Floats, fast: Floats) -> Floats:
+    """By how much every value of one exceeds every value of the other at least; 0 where they overlap.
+
+    U says that they are apart, but not how far.
+    """
+    edges = np.concatenate([[-np.inf], log_edges, [np.inf]])
+    lowest = edges[(slow > 0).argmax(-1)]
+    highest = edges[slow.shape[-1] - (fast > 0)[..., ::-1].argmax(-1)]
+    there = (slow.sum(-1) > 0) & (fast.sum(-1) > 0) & np.isfinite(lowest) & np.isfinite(highest)
+    with np.errstate(invalid="ignore"):
+        return np.where(there, np.maximum(lowest - highest, 0.0), 0.0)
 
 
 __all__: Sequence[str] = ["Filter", "Weather", "advance", "cumulant", "log_e", "measure", "start", "weather"]

@@ -255,7 +255,7 @@ def test_intents_are_carried_out_in_the_order_they_were_left() -> None:
 
 def test_promote_needs_the_evidence_or_force_and_says_what_it_skipped() -> None:
     bench = bench_in(P.STEP)
-    assert "evidence of check ttft" in bench.intent("promote")
+    assert "evidence of check errors-slo" in bench.intent("promote")
     bench.expect(P.STEP)
     assert bench.intent("promote", FORCE).startswith("all traffic")
     assert "promoted without waiting by kim: because; skipped by force: evidence of check" in bench.last.reason

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from fractions import Fraction
 from typing import Any
@@ -11,18 +12,27 @@ import pytest
 from decide_bench import FAST, SLOW, UNREAD, delta, plan
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import TypeAdapter
 
 from servegate.rollout import bets, evidence
-from servegate.rollout.evidence import View, advance
+from servegate.rollout.evidence import advance
+from servegate.rollout.interval import View
 from servegate.rollout.model import CheckState, SlotDelta
 from servegate.rollout.plan import Check, Plan
-from servegate.stats.histogram import slower
+from servegate.rollout.seen import Asked
 
 PLAN = plan()
 CHECKS: dict[str, Check] = {check.name: check for check in PLAN.checks}
 
 
-def view(number: int, blue: SlotDelta, green: SlotDelta, weight: float = 10, cold: bool = False) -> View:
+def view(
+    number: int,
+    blue: SlotDelta,
+    green: SlotDelta,
+    weight: float = 10,
+    cold: bool = False,
+    warm_for: float = math.inf,
+) -> View:
     return View(
         at=float(number),
         previous=float(number - 1),
@@ -32,6 +42,7 @@ def view(number: int, blue: SlotDelta, green: SlotDelta, weight: float = 10, col
         cold=cold,
         deltas={"blue": blue, "green": green},
         ready={"blue": 1, "green": 1},
+        warm_for=warm_for,
     )
 
 
@@ -179,7 +190,8 @@ def test_slower_and_faster_candidates() -> None:
     fast = gather("ttft", [(delta(18, bucket=SLOW), delta(3))] * 20, weight=10)
     assert log_e("ttft", slow) > 3
     assert log_e("ttft", fast) < 0
-    assert slow.observed == slow.against.n
+    assert slow.compared == slow.intervals > 0
+    assert slow.observed / slow.compared > math.log(1.5)
 
 
 def test_evidence_for_promotion_grows_on_an_unchanged_release_only() -> None:
@@ -196,13 +208,35 @@ def test_once_shown_promotion_evidence_stays_shown() -> None:
 
 
 def test_latency_at_less_load_speaks_against_but_not_for() -> None:
-    idle, busy = {"running": 2.0, "waiting": 0.0}, {"running": 20.0, "waiting": 0.0}
-    state = gather("ttft", [(delta(18, gauges=busy), delta(3, gauges=idle))] * 20)
-    assert state.against.n > 0
-    assert state.promote is None
-    state = gather("ttft", [(delta(2, gauges=idle), delta(18, gauges=busy))] * 20, weight=90)
-    assert state.against.n == 0
-    assert state.promote is not None
+    # One replica each: at 10 % the candidate's is sent a ninth, at 90 % nine times as much.
+    state = gather("ttft", [(delta(18), delta(3))] * 20)
+    assert (state.compared, state.shift_for) == (state.intervals, None)
+    state = gather("ttft", [(delta(3), delta(18))] * 20, weight=90)
+    assert (state.compared, state.shift) == (0, None)
+    assert state.shift_for is not None
+    assert "a replica of green is sent 9.0 times the requests of one of blue" in state.skipped_because
+
+
+def test_a_release_that_builds_its_own_queue_is_judged_nevertheless() -> None:
+    queue = {"running": 60.0, "waiting": 40.0}
+    state = gather("ttft", [(delta(10), delta(10, bucket=SLOW, gauges=queue))] * 30, weight=50)
+    assert log_e("ttft", state) >= PLAN.log_limit(CHECKS["ttft"])
+    # Where stable queues, latency tells how much traffic there is.
+    state = gather("ttft", [(delta(10, gauges=queue), delta(10, bucket=SLOW))] * 30, weight=50)
+    assert state.compared == 0
+    assert "blue itself queues (40.0 requests per replica wait)" in state.skipped_because
+
+
+def test_a_colder_prefix_cache_excuses_for_a_while() -> None:
+    def slot(hits: float, bucket: int) -> SlotDelta:
+        counters = {"gateway_requests": 10.0, "prefix_cache_queries": 100.0, "prefix_cache_hits": hits}
+        return delta(10, bucket=bucket, counters=counters)
+
+    ticks = [(slot(60, FAST), slot(20, SLOW))] * 20
+    young = gather("ttft", ticks, weight=50, warm_for=30)
+    assert young.compared == 0
+    assert "prefix cache of green is still cold (20% of tokens found, 60%)" in young.skipped_because
+    assert gather("ttft", ticks, weight=50, warm_for=bets.COLD_FOR).compared > 0
 
 
 def test_a_cold_candidate_is_not_compared() -> None:
@@ -212,8 +246,139 @@ def test_a_cold_candidate_is_not_compared() -> None:
 
 def test_the_statistic_is_that_of_the_whole_interval() -> None:
     state = gather("ttft", [(delta(18), delta(3, bucket=SLOW)), (delta(18, bucket=SLOW), delta(3))])
-    pooled = slower([3, 3], [18, 18])
-    assert state.observed == pooled == 0.5
+    assert state.intervals == 1
+    assert state.observed == pytest.approx(0.0, abs=1e-9)
+
+
+def test_a_metric_the_engine_does_not_have_is_told_with_the_nearest() -> None:
+    data = PLAN.model_dump(mode="json")
+    data["checks"][1] |= {"metric": "itl"}
+    the_plan = Plan.model_validate(data)
+    both = delta(10, histograms={name: delta(10).histograms["ttft"] for name in ("ttft", "tpot", "e2e_latency")})
+    state = gather("ttft", [(both, both)] * 10, the_plan, weight=50)
+    assert state.intervals == 0
+    assert state.skipped_because == "the engine of green does not export itl; the nearest it has is tpot"
+
+
+# --- other events -----------------------------------------------------------------------------------------------------
+
+
+def with_check(**check: Any) -> Plan:
+    """The plan with one check; what it could decide is not asked."""
+    made: Check = TypeAdapter(Check).validate_python({"name": "it", "share": "100%", **check})
+    return PLAN.model_copy(update={"checks": (made,)})
+
+
+@pytest.mark.parametrize(
+    ("event", "name"),
+    [
+        ("aborts", "finished_abort"),
+        ("truncation", "finished_length"),
+        ("preemptions", "preemptions"),
+        ("unanswered", "gateway_timeouts"),
+        ("rejections", "rejected"),
+    ],
+)
+def test_other_events_are_compared_with_stable(event: str, name: str) -> None:
+    the_plan = with_check(kind="events-vs-stable", event=event)
+
+    def slot(requests: float, happened: float) -> SlotDelta:
+        counters = {"gateway_requests": requests, "finished_stop": requests, "gateway_5xx": happened, name: happened}
+        return delta(requests, counters=counters)
+
+    check = the_plan.checks[0]
+    more = gather("it", [(slot(18, 0), slot(2, 1))] * 40, the_plan)
+    assert evidence.log_e(the_plan, check, more) >= the_plan.log_limit(check)
+    same = gather("it", [(slot(18, 9), slot(2, 1))] * 40, the_plan)
+    assert evidence.log_e(the_plan, check, same) < 0
+    unknown = gather("it", [(delta(18, counters={"gateway_requests": 18.0}), slot(2, 1))] * 40, the_plan)
+    assert unknown.intervals == 0
+
+
+def test_longer_and_shorter_answers() -> None:
+    def slot(requests: float, tokens: float) -> SlotDelta:
+        counters = {"gateway_requests": requests, "finished_stop": requests, "generation_tokens": tokens * requests}
+        return delta(requests, counters=counters)
+
+    for direction, tokens in (("more", 400.0), ("fewer", 25.0)):
+        the_plan = with_check(kind="events-vs-stable", event="tokens", direction=direction)
+        check = the_plan.checks[0]
+        state = gather("it", [(slot(10, 100), slot(10, tokens))] * 120, the_plan, weight=50)
+        assert evidence.log_e(the_plan, check, state) >= the_plan.log_limit(check)
+        state = gather("it", [(slot(10, 100), slot(10, 100))] * 120, the_plan, weight=50)
+        assert evidence.log_e(the_plan, check, state) < 0
+
+
+def test_the_per_request_test_is_sooner_and_not_the_default() -> None:
+    assert PLAN.checks[0].model_dump()["per_request"] is False
+    fast = with_check(kind="errors-vs-stable", per_request=True, odds_ratio=1.1)
+    burst = [(delta(18), delta(2, 2))] * 5
+    state = gather("it", burst, fast)
+    assert evidence.log_e(fast, fast.checks[0], state) >= fast.log_limit(fast.checks[0])
+    robust = gather("errors", burst)
+    assert log_e("errors", robust) < PLAN.log_limit(CHECKS["errors"])
+
+
+def test_failures_of_a_pod_that_was_taken_away_are_set_apart_and_named() -> None:
+    taken = delta(2, 2, reclaimed={"green/1": "spot instance reclaimed"})
+    state = gather("errors", [(delta(18), taken)] * 5 + [HEALTHY] * 5)
+    assert (state.set_apart, state.against.n) == (10.0, 0)
+    assert "green/1 was taken away by the platform (spot instance reclaimed): 2 failures" in state.skipped_because
+    # Again and again is no excuse.
+    state = gather("errors", [(delta(18), taken)] * 60)
+    assert log_e("errors", state) >= PLAN.log_limit(CHECKS["errors"])
+
+
+# --- live quality -----------------------------------------------------------------------------------------------------
+
+
+def ask(the_plan: Plan, answers: list[tuple[int, float | None, float | None]]) -> CheckState:
+    check, state = the_plan.checks[0], CheckState()
+    for number, (position, candidate, stable) in enumerate(answers, 1):
+        items = (Asked(position=position, candidate=candidate, stable=stable),)
+        state = advance(the_plan, check, state, dataclasses.replace(view(number, *HEALTHY), asked=items))
+    return state
+
+
+def test_worse_answers_send_it_back_and_an_item_counts_once() -> None:
+    the_plan = with_check(kind="quality", items=200, promote_margin="10%")
+    check = the_plan.checks[0]
+    worse = ask(the_plan, [(n, 0.0 if n % 4 == 0 else 1.0, 1.0) for n in range(100)])
+    assert evidence.log_e(the_plan, check, worse) >= the_plan.log_limit(check)
+    again = ask(the_plan, [(0, 0.0, 1.0)] * 100)
+    assert (again.judged, again.intervals) == (1, 1)
+    same = ask(the_plan, [(n, float(n % 2), float(n % 2)) for n in range(200)])
+    assert evidence.log_e(the_plan, check, same) < 0
+    assert same.promote_reached
+    assert ask(the_plan, [(0, None, None), (1, None, 1.0)]).worse == 1.0
+    assert ask(the_plan, [(200, 0.0, 1.0)]).judged == 0
+
+
+def test_a_whole_suite_without_doubt_is_certain() -> None:
+    # 21 of 200 items are worse, beyond a margin of 10 %: of the suite that is a fact once all were asked.
+    the_plan = with_check(kind="quality", items=200, margin="10%")
+    rng = np.random.default_rng(1)
+    scores = rng.permutation([0.0] * 24 + [1.0] * 176)
+    everything = ask(the_plan, [(n, float(score), 1.0) for n, score in enumerate(scores)])
+    population = with_check(kind="quality", items=200, margin="10%", of="population")
+    told = [evidence.log_e(p, p.checks[0], ask(p, [(n, float(s), 1.0) for n, s in enumerate(scores)])) for p in
+            (the_plan, population)]  # fmt: skip
+    assert told[0] > told[1]
+    assert everything.judged == 200
+
+
+def test_the_suite_null_is_hardly_ever_an_alarm() -> None:
+    the_plan = with_check(kind="quality", items=120, margin="5%")
+    check, rng, alarms = the_plan.checks[0], np.random.default_rng(3), 0
+    for _ in range(60):
+        scores = rng.permutation([0.0] * 12 + [1.0] * 102 + [2.0] * 6)  # 12 worse, 6 better: 5 % below
+        state, fired = CheckState(), False
+        for n, score in enumerate(scores):
+            items = (Asked(position=n, candidate=min(1.0, score), stable=0.0 if score == 2 else 1.0),)
+            state = advance(the_plan, check, state, dataclasses.replace(view(n + 1, *HEALTHY), asked=items))
+            fired |= evidence.log_e(the_plan, check, state) >= the_plan.log_limit(check)
+        alarms += fired
+    assert alarms <= 3
 
 
 # --- objectives -------------------------------------------------------------------------------------------------------
