@@ -23,6 +23,7 @@ from servegate.report.verdict import Verdict
 from servegate.rollout.audit import AuditTick
 from servegate.rollout.plan import Plan
 from servegate.rollout.sources.prometheus_config import PrometheusConfig
+from servegate.rollout.traffic import Traffic
 
 MODELS: dict[str, type[BaseModel]] = {
     "release": Release,
@@ -43,6 +44,7 @@ MODELS: dict[str, type[BaseModel]] = {
     "audit-line": AuditLine,
     "plan": Plan,
     "prometheus": PrometheusConfig,
+    "traffic": Traffic,
     "site": MachineSite,
 }
 

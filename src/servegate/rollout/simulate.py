@@ -39,7 +39,14 @@ _RELEASES = {
     STABLE: SlotRelease(release="sha256:" + "1" * 64, name="v1"),
     CANDIDATE: SlotRelease(release="sha256:" + "2" * 64, name="v2"),
 }
-_EDGES = np.log(np.array(TTFT_EDGES))
+EDGES = {
+    "ttft": TTFT_EDGES,
+    "itl": (
+        0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0,
+    ),
+}  # fmt: skip
+"""Bucket edges of the invented histograms: vLLM's."""
+_LOG_EDGES = {name: np.log(np.array(edges)) for name, edges in EDGES.items()}
 
 
 @dataclass(frozen=True)
@@ -48,16 +55,23 @@ class Side:
 
     Args:
         error_rate: fraction of requests that fail.
-        ttft_median, ttft_sigma: seconds, and standard deviation of its logarithm.
+        ttft_median, ttft_sigma: seconds, and standard deviation of its logarithm. itl_median, itl_sigma: alike, of
+            the gaps between tokens; those of one request are one value.
         e2e_latency: seconds until a good answer is complete.
         shock_sd, shock_rho: stationary standard deviation and autocorrelation per second of a shock on log(ttft).
         burst_at, burst_seconds, burst_error_rate: a time of trouble, in seconds since the candidate's first traffic.
+        slow_share, slow_ttft, slow_itl: fraction of the requests (those of some pods) that are slower, and factors.
         dies_at: seconds since first traffic from which no replica is ready.
     """
 
     error_rate: float = 0.0
     ttft_median: float = 0.072
     ttft_sigma: float = 0.2
+    itl_median: float = 0.012
+    itl_sigma: float = 0.3
+    slow_share: float = 0.0
+    slow_ttft: float = 1.0
+    slow_itl: float = 1.0
     e2e_latency: float = 1.5
     shock_sd: float = 0.0
     shock_rho: float = 0.9
@@ -77,6 +91,8 @@ class Scenario:
             over this many seconds.
         onset: seconds since first traffic from which `stable` and `candidate` hold.
         before: how both serve before that; like stable when None.
+        busy_over_quiet, day: traffic follows a sine of that length in seconds between these rates, with
+            `requests_per_second` on average; every run begins at another time of the day.
     """
 
     name: str
@@ -87,6 +103,8 @@ class Scenario:
     burst_anywhere: float | None = None
     onset: float = 0.0
     before: Side | None = None
+    busy_over_quiet: float = 1.0
+    day: float = 86400.0
 
 
 @dataclass(frozen=True)
@@ -172,6 +190,7 @@ class _World:
             rollout="simulated", plan=plan.identity(), stable=STABLE, candidate=CANDIDATE, slots=_RELEASES, now=0.0
         )
         self.served = dict(self.state.weights)
+        self.hour = float(self.rng.uniform(0, scenario.day)) if scenario.busy_over_quiet > 1 else 0.0
         self.slots = {STABLE: _Slot(scenario.stable, self.rng), CANDIDATE: _Slot(scenario.candidate, self.rng)}
 
     def take(self, state: State, writes: list[SetWeights]) -> None:
@@ -189,7 +208,7 @@ class _World:
             like = (self.scenario.before or self.scenario.stable) if since < self.scenario.onset else None
             deltas, status = {}, {}
             for name, slot in self.slots.items():
-                rate = self.scenario.requests_per_second * self.served[name] / 100
+                rate = self._rate(now) * self.served[name] / 100
                 dead = slot.side.dies_at is not None and since >= slot.side.dies_at
                 deltas[name] = slot.serve(rate * tick, since, tick, dead, like)
                 status[name] = SlotStatus(release=_RELEASES[name].release, replicas=1, ready=0 if dead else 1)
@@ -201,6 +220,11 @@ class _World:
                 preparation=Preparation(verdict="pass", smoke="ok", warm="ok"),
             )
 
+    def _rate(self, now: float) -> float:
+        ratio, scenario = self.scenario.busy_over_quiet, self.scenario
+        swing = (ratio - 1) / (ratio + 1)
+        return scenario.requests_per_second * (1 + swing * math.sin(2 * math.pi * (now + self.hour) / scenario.day))
+
 
 class _Slot:
     """One slot's requests."""
@@ -209,7 +233,7 @@ class _Slot:
         self.side, self.rng = side, rng
         self.shock = float(rng.normal(0, side.shock_sd)) if side.shock_sd else 0.0
         self.under_way: deque[int] = deque()
-        self.laws: dict[float, NDArray[np.float64]] = {}
+        self.laws: dict[tuple[str, float], NDArray[np.float64]] = {}
 
     def serve(self, mean: float, since: float, tick: float, dead: bool, like: Side | None) -> SlotDelta:
         side = like or self.side
@@ -222,7 +246,9 @@ class _Slot:
             rho = self.side.shock_rho**tick
             self.shock = rho * self.shock + float(self.rng.normal(0, self.side.shock_sd * math.sqrt(1 - rho * rho)))
         good = n - failed
-        counts = self.rng.multinomial(good, self._law(math.log(side.ttft_median) + self.shock, side.ttft_sigma))
+        slow = int(self.rng.binomial(good, side.slow_share)) if side.slow_share else 0
+        ttft = self._buckets("ttft", good - slow, slow, side.ttft_median, side.slow_ttft, side.ttft_sigma)
+        itl = self._buckets("itl", good - slow, slow, side.itl_median, side.slow_itl, side.itl_sigma)
         self.under_way.append(good)
         lag = max(1, round(side.e2e_latency / tick))
         done = self.under_way.popleft() if len(self.under_way) > lag else 0
@@ -230,18 +256,25 @@ class _Slot:
             gateway=True,
             pods=0 if dead else 1,
             counters={"gateway_requests": float(done + failed), "gateway_5xx": float(failed)},
-            histograms={"ttft": Buckets.model_construct(edges=TTFT_EDGES, counts=tuple(map(float, counts)), sum=0.0)},
+            histograms={"ttft": ttft, "itl": itl},
             gauges={"running": float(sum(self.under_way)), "waiting": 0.0},
             missing={},
         )
 
-    def _law(self, mu: float, sigma: float) -> NDArray[np.float64]:
-        law = self.laws.get(mu)
+    def _buckets(self, name: str, usual: int, slow: int, median: float, factor: float, sigma: float) -> Buckets:
+        centre = math.log(median) + self.shock
+        counts = self.rng.multinomial(usual, self._law(name, centre, sigma))
+        if slow:
+            counts = counts + self.rng.multinomial(slow, self._law(name, centre + math.log(factor), sigma))
+        return Buckets.model_construct(edges=EDGES[name], counts=tuple(map(float, counts)), sum=0.0)
+
+    def _law(self, name: str, mu: float, sigma: float) -> NDArray[np.float64]:
+        law = self.laws.get((name, mu))
         if law is None:
-            below = ndtr((_EDGES - mu) / sigma)
+            below = ndtr((_LOG_EDGES[name] - mu) / sigma)
             law = np.diff(below, prepend=0.0, append=1.0)
             if not self.side.shock_sd:
-                self.laws[mu] = law
+                self.laws[(name, mu)] = law
         return law
 
 

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
+import pytest
 from decide_bench import Bench
 
+from servegate import cli
 from servegate.rollout.model import Phase
 from servegate.rollout.simulate import Scenario, Side, simulate
+
+PLAN = Path(__file__).parents[3] / "rollout" / "canary.yaml"
 
 
 def test_a_run_can_be_repeated_alone() -> None:
@@ -46,3 +52,63 @@ def test_a_burst_and_a_death_in_the_simulation() -> None:
     assert dead.cause == "unready"
     assert dead.decided is not None
     assert 30 <= dead.decided <= 34  # the tests' plan lets it be unready for 2 s
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["rollout", "simulate", *arguments])
+    told = capsys.readouterr()
+    return int(ended.value.code or 0), told.out, told.err
+
+
+TRAFFIC = """\
+requests_per_second: 30
+diurnal: {busy_over_quiet: 2}
+errors: 0.1%
+gpus_per_replica: 4
+regressions:
+  - {name: errors, errors: 40%}
+  - {name: half is slow, ttft: 5, pods: 50%}
+"""
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    traffic, plot = tmp_path / "traffic.yaml", tmp_path / "plot.svg"
+    traffic.write_text(TRAFFIC)
+    options = (str(PLAN), "--traffic", str(traffic), "--runs", "2", "--jobs", "1")
+    code, out, _ = run(capsys, *options, "--plot", str(plot))
+    assert code == 0
+    assert "2 rollouts of each kind at 30 requests/s" in out
+    assert [line.split("  ")[0] for line in out.splitlines()[2:5]] == ["healthy", "errors", "half is slow"]
+    assert "promises at most 1.0%" in out
+    assert "<svg" in plot.read_text()
+    document = json.loads(run(capsys, *options, "--json")[1])
+    healthy, errors, _ = document["scenarios"]
+    assert (healthy["rolled_back"], healthy["promoted"], errors["rolled_back"]) == (0, 1, 1)
+    assert errors["detect_median"] < healthy["seconds_median"]
+    assert healthy["gpu_hours_median"] == pytest.approx(4 * healthy["seconds_median"] / 3600)
+    assert json.loads(run(capsys, *options, "--json")[1]) == document
+
+
+@pytest.mark.parametrize(
+    ("rules", "said"),
+    [
+        ("regressions: [{name: x}]", "nothing is worse"),
+        ("regressions: [{name: healthy, errors: 1%}]", "two regressions are called 'healthy'"),
+        ("ttft: {median: 0.1}", "duration with its unit"),
+        ("erors: 1%", "did you mean 'errors'"),
+    ],
+)
+def test_a_wrong_traffic_file(tmp_path: Path, capsys: pytest.CaptureFixture[str], rules: str, said: str) -> None:
+    traffic = tmp_path / "traffic.yaml"
+    traffic.write_text(rules + "\n")
+    code, _, err = run(capsys, str(PLAN), "--traffic", str(traffic))
+    assert (code, said in err, "traffic.yaml:1" in err) == (2, True, True)
+
+
+def test_a_plot_that_cannot_be_written_is_refused_before_the_work(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _, err = run(capsys, str(PLAN), "--plot", str(tmp_path / "plot.gif"))
+    assert (code, ".svg" in err) == (2, True)

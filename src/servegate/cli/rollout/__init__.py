@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from servegate.cli.rollout import act, conduct, look, replay
+from servegate.cli.rollout import act, backtest, conduct, look, replay, simulate
 
 
 @click.group(help="Move traffic to a release, or back.")
@@ -31,6 +31,8 @@ for _each in (
     act.rollback,
     look.plan,
     replay.replay,
+    simulate.simulate,
+    backtest.backtest,
 ):
     command.add_command(_each)
 

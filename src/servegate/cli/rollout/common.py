@@ -31,6 +31,21 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON."
 reason_option = click.option("--reason", default="", metavar="TEXT", help="Why; kept in the history.")
 
 
+@contextmanager
+def progress(what: str) -> Iterator[Callable[[int, int], None]]:
+    """Shows (done, of all) with an estimate on stderr, where somebody looks at it."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from servegate.report.terminal import interactive
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not interactive(console)) as shown:
+        task = shown.add_task(what, total=None)
+        yield lambda done, of_all: shown.update(task, completed=done, total=of_all)
+
+
 def open_store(file: Path) -> SqliteStore:
     """The store; it must be there."""
     from servegate.rollout.stores.sqlite import SqliteStore
