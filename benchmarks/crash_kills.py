@@ -169,7 +169,7 @@ class Site:
             wait = (
                 None
                 if life >= kills
-                else self.rng.uniform(0.3, 8.0) + (LEASE if life and self.rng.random() < 0.7 else 0)
+                else self.rng.uniform(1.0, 20.0) + (LEASE if life and self.rng.random() < 0.7 else 0)
             )
             try:
                 status = controller.wait(wait if wait is not None else 300)

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from scipy.special import ndtr
 
 from servegate.report.records import CanaryTick
+from servegate.rollout.checks import EDGES
 from servegate.rollout.decide import decide
 from servegate.rollout.model import (
     Buckets,
@@ -31,7 +32,7 @@ from servegate.rollout.model import (
     State,
     start,
 )
-from servegate.rollout.plan import TTFT_EDGES, Plan
+from servegate.rollout.plan import Plan
 from servegate.rollout.ports import RouteStatus, SlotStatus
 
 STABLE, CANDIDATE = "blue", "green"
@@ -39,13 +40,6 @@ _RELEASES = {
     STABLE: SlotRelease(release="sha256:" + "1" * 64, name="v1"),
     CANDIDATE: SlotRelease(release="sha256:" + "2" * 64, name="v2"),
 }
-EDGES = {
-    "ttft": TTFT_EDGES,
-    "itl": (
-        0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0,
-    ),
-}  # fmt: skip
-"""Bucket edges of the invented histograms: vLLM's."""
 _LOG_EDGES = {name: np.log(np.array(edges)) for name, edges in EDGES.items()}
 
 
