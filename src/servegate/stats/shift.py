@@ -24,9 +24,6 @@ mu h_t, where h_t is the filter's answer to a unit step. Evidence:
   is an e-process under all of them at once. In quiet weather the likelihood of the rough one falls, and the test
   becomes as fast as one that had known.
 
-In one of 2,000 intervals a slot may do anything (`ODD`): without it one outlier would rule quiet weather out for good,
-and large shifts are outliers at first.
-
 The scale of the noise is learned from how much y moves from one interval to the next (`Filter.moved`), as requests may
 come in bunches and gaps of one request belong together. What is proved is proved for Gaussian weather on the grid and a
 known noise; how far that carries, `benchmarks/rollout_detection.py` measures.
@@ -56,9 +53,6 @@ WEATHER_PRIOR = (0.55, 0.2, 0.25)
 SIZE_PRIOR = (0.3, 0.5, 0.2)
 CLIP = 3.0
 """No interval multiplies the evidence by more than 1 / P(Z >= 3), about 740."""
-ODD = 0.0005
-"""Share of intervals in which a healthy slot may do anything at all, within a factor of e^3."""
-RANGE = 6.0
 AT_ONCE = 0.9
 FADE = 0.97
 """Weight of the past in the histogram that resolution and scale are taken from, per interval."""
@@ -150,9 +144,8 @@ def advance(how: Weather, state: Filter, y: Floats, v: Floats) -> Filter:
     z = np.clip(e / root, -CLIP, CLIP)[..., None]
     stakes = (h / root)[..., None] * np.array(SIZES)
     entering = _enters(how, state.n)[..., None, None]
-    wealth = np.logaddexp(state.wealth, entering) + stakes * z - cumulant(stakes, CLIP, ODD)
-    normal = np.exp(-0.5 * e * e / total) / np.sqrt(2 * math.pi * total)
-    fit = state.fit + np.log((1 - ODD) * normal + ODD / RANGE)
+    wealth = np.logaddexp(state.wealth, entering) + stakes * z - cumulant(stakes, CLIP)
+    fit = state.fit - 0.5 * (np.log(total) + e * e / total)
     move = np.minimum(np.square(y - state.last) / (v + state.last_noise), NOISE_CAP)
     return Filter(
         n=state.n + 1,
@@ -180,17 +173,13 @@ def log_e(how: Weather, state: Filter) -> Floats:
     return found
 
 
-def cumulant(stake: Floats, clip: float, odd: float = 0.0) -> Floats:
-    """log E exp(stake x z) for stake >= 0, where z is a standard normal clipped to [-k, k].
-
-    With probability `odd` it is -k or k instead, whichever, as an innovation that can be anything is nearly always.
-    """
+def cumulant(stake: Floats, clip: float) -> Floats:
+    """log E exp(stake x z) for stake >= 0, where z is a standard normal clipped to [-k, k]."""
     outside = float(ndtr(-clip))
     # All of it divided by exp(stake x k), the largest value, so that nothing overflows.
     inner = np.exp(np.minimum(stake * (stake / 2 - clip), 600.0)) * (ndtr(clip - stake) - ndtr(-clip - stake))
     inner = np.where(stake > 25, 0.0, inner)
-    at_the_ends = (1 - odd) * outside + odd / 2
-    found: Floats = stake * clip + np.log((1 - odd) * inner + at_the_ends * (1 + np.exp(-2 * stake * clip)))
+    found: Floats = stake * clip + np.log(inner + outside * (1 + np.exp(-2 * stake * clip)))
     return found
 
 
