@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from servegate.rollout.checks import Check, ErrorsSlo, ErrorsVsStable, EventsVsStable, LatencySlo, LatencyVsStable
@@ -135,27 +136,27 @@ def _metric(check: Check) -> str:
 
 
 def _plus(check: Check, sums: SlotInterval, delta: SlotDelta, ready: int) -> SlotInterval:
-    update: dict[str, object] = {"requests": sums.requests + (delta.requests or 0.0)}
+    requests = delta.requests or 0.0
     if isinstance(check, ErrorsVsStable | ErrorsSlo):
-        update["bad"] = sums.bad + (delta.failures or 0.0)
-        update["rejected"] = sums.rejected + (delta.rejected or 0.0)
-    elif isinstance(check, EventsVsStable):
-        seen = delta.event(check.event)
-        if seen is None:
-            update["requests"] = sums.requests
-        else:
-            update["requests"] = sums.requests + seen[1]
-            update["bad"] = sums.bad + seen[0]
-    else:
-        buckets = delta.histograms.get(_metric(check))
-        if buckets is not None:
-            try:
-                update["buckets"] = buckets if sums.buckets is None else add(_metric(check), sums.buckets, buckets)
-            except BucketError:
-                update["buckets"] = buckets
-        waiting = delta.gauges.get("waiting", 0.0)
-        update["waiting"] = max(sums.waiting, waiting / max(ready, 1))
-        update["running"] = delta.gauges.get("running", 0.0) / max(ready, 1)
-        update["cache_hits"] = sums.cache_hits + delta.counters.get("prefix_cache_hits", 0.0)
-        update["cache_queries"] = sums.cache_queries + delta.counters.get("prefix_cache_queries", 0.0)
-    return sums.model_copy(update=update)
+        return SlotInterval.model_construct(
+            requests=sums.requests + requests,
+            bad=sums.bad + (delta.failures or 0.0),
+            rejected=sums.rejected + (delta.rejected or 0.0),
+        )
+    if isinstance(check, EventsVsStable):
+        happened, base = delta.event(check.event) or (0.0, 0.0)
+        return SlotInterval.model_construct(requests=sums.requests + base, bad=sums.bad + happened)
+    buckets, gauges, counters = delta.histograms.get(_metric(check)), delta.gauges, delta.counters
+    if buckets is None:
+        buckets = sums.buckets
+    elif sums.buckets is not None:
+        with suppress(BucketError):  # edges that changed: what came before them is dropped
+            buckets = add(_metric(check), sums.buckets, buckets)
+    return SlotInterval.model_construct(
+        requests=sums.requests + requests,
+        buckets=buckets,
+        waiting=max(sums.waiting, gauges.get("waiting", 0.0) / max(ready, 1)),
+        running=gauges.get("running", 0.0) / max(ready, 1),
+        cache_hits=sums.cache_hits + counters.get("prefix_cache_hits", 0.0),
+        cache_queries=sums.cache_queries + counters.get("prefix_cache_queries", 0.0),
+    )

@@ -73,7 +73,8 @@ def advance(
     )
 
 
-def log_e(bets: Bets, n: int, log_wealth: Sequence[float]) -> float:
+@lru_cache(maxsize=1024)
+def log_e(bets: Bets, n: int, log_wealth: tuple[float, ...]) -> float:
     """Natural logarithm of the e-value after `n` intervals; 0 before the first."""
     if n == 0:
         return 0.0
@@ -86,7 +87,13 @@ def log_e(bets: Bets, n: int, log_wealth: Sequence[float]) -> float:
 
 @lru_cache(maxsize=4096)
 def _harmonic(n: int) -> float:
-    return math.fsum(1 / k for k in range(1, n + 1))
+    if n < 100:
+        return math.fsum(1 / k for k in range(1, n + 1))
+    # Euler and Maclaurin; the next term is below 4e-15 here.
+    return math.log(n) + _EULER + 1 / (2 * n) - 1 / (12 * n**2) + 1 / (120 * n**4)
+
+
+_EULER = 0.5772156649015329
 
 
 def _enters(at_once: float, horizon: int, n: int) -> float:

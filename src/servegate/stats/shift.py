@@ -222,6 +222,8 @@ def measure(
     g = np.maximum(g, 1e-6)
     low = 1 / (2 * (nc + nb))
     y = ndtri(np.clip(u, low, 1 - low)) / (math.sqrt(2 * math.pi) * g)
+    if not np.any((u <= low) | (u >= 1 - low)):
+        return y, variance / (g * g)
     apart = _gap(log_edges, candidate, stable) - _gap(log_edges, stable, candidate)
     return np.where(apart != 0, np.sign(apart) * np.maximum(np.abs(apart), np.abs(y)), y), variance / (g * g)
 
