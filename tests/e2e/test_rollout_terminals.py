@@ -42,6 +42,32 @@ guard: {window: 5m}
 alerts:
   - {labels: {alertname: HighErrorRate}, then: rollback}
 """
+SHADOW = """
+version: 1
+name: shadow
+strategy: shadow
+tick: 500ms
+expect: {requests_per_second: 20}
+alpha: 5%
+steps: [{weight: 0%, min_time: 4s, min_requests: 20}]
+shadow: {mirror: 50%, outputs: {prompts: prompts.jsonl, count: 3, max_tokens: 8}}
+"""
+AB = """
+version: 1
+name: ab
+strategy: ab
+tick: 500ms
+expect: {requests_per_second: 20}
+alpha: 5%
+steps: [{weight: 50%, min_time: 10s}]
+sticky: {by: cookie, name: arm}
+checks: [{kind: errors-slo, name: slo, share: 100%, at_most: 5%, interval: 1s}]
+rollback: {prove: 1s}
+experiment:
+  hypothesis: the second release is liked more
+  primary: {name: liked, event: like, kind: converted, better: higher, baseline: 0.3, effect: 0.4}
+  events: {csv: events.csv}
+"""
 TOKEN = "a-token-of-sixteen"
 
 
@@ -81,7 +107,9 @@ class Site:
             f"version: 1\nkind: machine\nfolder: {folder}/run\nport: {front}\nadmin_port: {admin}\n"
             f"slots: {{blue: [{blue}], green: [{green}]}}\nidle_timeout: 60s\n"
         )
-        (folder / "plan.yaml").write_text(PLAN)
+        for name, text in (("plan", PLAN), ("shadow", SHADOW), ("ab", AB)):
+            (folder / f"{name}.yaml").write_text(text)
+        (folder / "prompts.jsonl").write_text("".join(f'{{"id": "{n}", "prompt": "hello {n}"}}\n' for n in range(3)))
         (folder / "token").write_text(TOKEN)
         self.url, self.store = f"http://127.0.0.1:{front}", folder / "run" / "rollout.db"
         for name, fault in (("v1", ()), ("v2", ()), ("v3", ("--fault", "errors:rate=0.5,after=12s"))):
@@ -122,9 +150,9 @@ class Site:
         out, _ = child.communicate(timeout=60)
         return child.returncode, out
 
-    def start(self, name: str, *more: str) -> subprocess.Popen[str]:
+    def start(self, name: str, *more: str, plan: str = "plan.yaml") -> subprocess.Popen[str]:
         return self.terminal(
-            "start", f"{name}.json", "--site", "site.yaml", "--plan", "plan.yaml", "--verdict", f"{name}.verdict.json",
+            "start", f"{name}.json", "--site", "site.yaml", "--plan", plan, "--verdict", f"{name}.verdict.json",
             "--stable", "v1.json", *more,
         )  # fmt: skip
 
@@ -228,6 +256,71 @@ def test_back_after_the_promotion_from_another_terminal(site: Site) -> None:
     after = site.seen - before
     assert {key.split()[-1] for key in after} == {"200"}, after
     assert site.run("rollback")[1].startswith("nothing to do")
+
+
+def test_a_shadow_shows_what_users_never_see(site: Site) -> None:
+    before = site.seen
+    controller = site.start("v2", plan="shadow.yaml")
+    out, _ = controller.communicate(timeout=60)
+    assert controller.returncode == 0, out
+    assert set(site.seen - before) == {"blue 200"}
+    reason = site.status()["reason"]
+    assert "shadow over, 50 % copied: blue" in reason
+    assert "3 of 3 answers are the same" in reason
+    assert site.status()["shadow"]["sides"]["green"]["requests"] >= 20
+
+
+class Audience:
+    """New users with cookie jars, who like one of the slots; each comes three times."""
+
+    def __init__(self, site: Site) -> None:
+        self.site, self.moved = site, 0
+        self.file = (site.folder / "events.csv").open("w", buffering=1)
+        self.file.write("user,slot,event,value,at\n")
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._send)
+        self._thread.start()
+
+    def _send(self) -> None:
+        body = {"model": "m", "messages": [{"role": "user", "content": "hello"}], "max_tokens": 1}
+        user = 0
+        while not self._stop.is_set():
+            user += 1
+            slots, cookie = [], ""
+            for _ in range(3):
+                headers = {"cookie": cookie} if cookie else {}
+                answer = urllib3.request(
+                    "POST", f"{self.site.url}/v1/chat/completions", json=body, headers=headers, retries=False
+                )
+                slots.append(answer.headers["x-servegate-slot"])
+                cookie = cookie or answer.headers.get("set-cookie", "").partition(";")[0]
+            if not cookie:
+                continue  # nobody is assigned yet
+            self.moved += len(set(slots)) > 1
+            now = time.time()
+            self.file.write(f"u{user},{slots[0]},exposure,1,{now}\n")
+            if slots[0] == "green" or user % 10 < 2:
+                self.file.write(f"u{user},{slots[0]},like,1,{now}\n")
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._thread.join()
+        self.file.close()
+
+
+def test_an_experiment_on_users_who_keep_their_slot(site: Site) -> None:
+    testers = Audience(site)
+    try:
+        controller = site.start("v2", plan="ab.yaml")
+        out, _ = controller.communicate(timeout=90)
+    finally:
+        testers.stop()
+    assert controller.returncode == 0, out
+    state = site.status()
+    assert (state["phase"], state["weights"]) == ("ENDED", {"blue": 100.0, "green": 0.0})
+    assert state["experiment"]["outcome"] == "better"
+    assert "experiment over: liked: " in state["reason"]
+    assert testers.moved <= 1  # one at most was under way when it began or ended
 
 
 def test_a_broken_release_is_sent_back_while_somebody_watches(site: Site) -> None:

@@ -23,8 +23,11 @@ LOOK_EVERY = 30.0
 """Seconds between two readings."""
 
 
-def read_csv(plan: Experiment, path: Path) -> Arms:
+def read_csv(plan: Experiment, path: Path, since: float = 0.0) -> Arms:
     """Sums of a file of events. A last line that is not complete yet is left for the next reading.
+
+    Args:
+        since: seconds since the epoch; lines of before do not count, where there is a column `at`.
 
     Raises:
         ConfigError: a column is missing, or a line is wrong (with its number).
@@ -42,10 +45,11 @@ def read_csv(plan: Experiment, path: Path) -> Arms:
             missing = [name for name in COLUMNS if name not in header]
             if missing:
                 raise ConfigError(f"{path}:1: no column {missing[0]!r}; expected {','.join(COLUMNS)}")
-            at = [header.index(name) for name in COLUMNS]
+            columns = [header.index(name) for name in COLUMNS]
+            dated = header.index("at") if "at" in header else None
             for row in rows:
-                user, slot, event, value = _row(path, rows.line_num, row, at)
-                if event not in wanted:
+                user, slot, event, value, at = _row(path, rows.line_num, row, columns, dated)
+                if event not in wanted or (at is not None and at < since):
                     continue
                 known, values = events.setdefault(user, (slot, {}))
                 if known != slot:
@@ -59,15 +63,18 @@ def read_csv(plan: Experiment, path: Path) -> Arms:
     return collect(plan, events)
 
 
-def _row(path: Path, number: int, row: list[str], at: list[int]) -> tuple[str, str, str, float]:
+def _row(
+    path: Path, number: int, row: list[str], columns: list[int], dated: int | None
+) -> tuple[str, str, str, float, float | None]:
     try:
-        user, slot, event, text = (row[index] for index in at)
+        user, slot, event, text = (row[index] for index in columns)
         value = float(text) if text else 1.0
+        at = None if dated is None else float(row[dated])
         if not user or not slot or max(map(len, row)) > MAX_FIELD or not math.isfinite(value):
             raise ValueError
     except (IndexError, ValueError) as error:
         raise ConfigError(f"{path}:{number}: not an event: {','.join(row)[:100]!r}") from error
-    return user, slot, event, value
+    return user, slot, event, value, at
 
 
 def read_counters(plan: Experiment, events: CounterEvents, window: float, at: float) -> Arms:
@@ -144,9 +151,9 @@ def look(plan: Plan, state: State, now: float) -> ExperimentSeen:
     """Read the events and judge them."""
     experiment = plan.experiment
     assert experiment is not None
+    began = state.first_traffic if state.first_traffic is not None else now
     if isinstance(experiment.events, CsvEvents):
-        arms = read_csv(experiment, Path(experiment.events.csv))
+        arms = read_csv(experiment, Path(experiment.events.csv), began)
     else:
-        began = state.first_traffic if state.first_traffic is not None else now
         arms = read_counters(experiment, experiment.events, now - began, now)
     return judge(experiment, arms, state.stable, state.candidate, plan.steps[0].weight / 100)

@@ -7,7 +7,8 @@ import json
 from pathlib import Path
 
 from servegate.endpoint import request
-from servegate.errors import ConfigError, InfrastructureError
+from servegate.errors import InfrastructureError
+from servegate.loadtest.prompts import Prompt, load_prompts
 from servegate.release import Release
 from servegate.rollout.plan_experiment import Outputs
 from servegate.rollout.prepare import Compare
@@ -23,7 +24,7 @@ def comparing(rules: Outputs) -> Compare:
     Raises:
         ConfigError: the prompts cannot be read.
     """
-    prompts = read_prompts(Path(rules.prompts))[: rules.count]
+    prompts = load_prompts(Path(rules.prompts))[: rules.count]
 
     def compare(stable_url: str, candidate_url: str, stable: Release, candidate: Release) -> OutputsSeen:
         same = failed = 0
@@ -36,43 +37,20 @@ def comparing(rules: Outputs) -> Compare:
                 failed += 1
                 continue
             same += plain(one) == plain(other)
-            likeness.append((difflib.SequenceMatcher(None, plain(one), plain(other)).ratio(), prompt))
+            likeness.append((difflib.SequenceMatcher(None, plain(one), plain(other)).ratio(), prompt.id))
         asked = len(likeness)
-        worst = [prompt[:200] for ratio, prompt in sorted(likeness)[:EXAMPLES] if ratio < 1]
+        worst = [name for ratio, name in sorted(likeness)[:EXAMPLES] if ratio < 1]
         mean = sum(ratio for ratio, _ in likeness) / asked if asked else 0.0
         return OutputsSeen(asked=asked, same=same, similarity=mean, failed=failed, examples=tuple(worst))
 
     return compare
 
 
-def read_prompts(path: Path) -> list[str]:
-    """Prompts of a JSON Lines file with `prompt`.
-
-    Raises:
-        ConfigError: it cannot be read, or has none.
-    """
-    prompts = []
-    try:
-        for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
-            if line.strip():
-                prompt = json.loads(line).get("prompt")
-                if not isinstance(prompt, str) or not prompt:
-                    raise ConfigError(f"{path}:{number}: no `prompt`")
-                prompts.append(prompt)
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
-    except (ValueError, AttributeError) as error:
-        raise ConfigError(f"{path}: not JSON Lines with `prompt`: {error}") from error
-    if not prompts:
-        raise ConfigError(f"{path}: has no prompt")
-    return prompts
-
-
-def ask(url: str, model: str, prompt: str, max_tokens: int) -> str:
+def ask(url: str, model: str, prompt: Prompt, max_tokens: int) -> str:
     """One answer. Raises InfrastructureError when there is none."""
     body = {
         "model": model,
-        "messages": [{"role": "user", "content": prompt}],
+        "messages": prompt.as_messages(),
         "max_tokens": max_tokens,
         "temperature": 0,
         "seed": 0,

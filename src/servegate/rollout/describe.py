@@ -82,7 +82,8 @@ def plan_lines(plan: Plan, now: float) -> list[str]:
         if plan.capacity == "shift":
             needs += f"; way back {scaling.way_back(plan, None, capacity.stable(plan, index))}"
         out.append(f"  {_duration(at):>8}  {step.weight:4g} %  {needs}")
-        at += max(step.min_time, step.min_requests / (rate * step.weight / 100))
+        share = step.weight if plan.shadow is None else plan.shadow.mirror
+        at += max(step.min_time, step.min_requests / (rate * share / 100))
     end = {"ab": "over: all traffic back to stable", "shadow": "over: copies end"}.get(plan.strategy, "promoted")
     out.append(f"  {_duration(at):>8}  {end}")
     if plan.experiment is not None:

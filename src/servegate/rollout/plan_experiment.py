@@ -73,7 +73,8 @@ class Guardrail(Metric):
 class CsvEvents(Config):
     """A file with the columns `user,slot,event,value`, to which lines are added while the experiment runs.
 
-    Every user who was assigned needs a line with event `exposure`.
+    Every user who was assigned needs a line with event `exposure`. With a column `at` (seconds since the epoch) lines
+    from before the experiment do not count.
     """
 
     csv: Annotated[str, Field(min_length=1, max_length=4096)] = Field(description="the file")
@@ -132,7 +133,7 @@ class Outputs(Config):
     """Prompts that both slots are asked, to compare what they answer."""
 
     prompts: Annotated[str, Field(min_length=1, max_length=4096)] = Field(
-        description="JSON Lines with `prompt`, such as loadtest/prompts/support.jsonl"
+        description="file of prompts, as the load test reads them, such as loadtest/prompts/support.jsonl"
     )
     count: Annotated[int, Field(ge=1, le=1000)] = Field(50, description="prompts asked, one at a time")
     max_tokens: Annotated[int, Field(ge=1, le=4096)] = Field(64, description="longest answer")

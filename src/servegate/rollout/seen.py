@@ -153,7 +153,7 @@ class OutputsSeen(Contract):
     same: Count = Field(description="equal but for blanks and case")
     similarity: float = Field(description="mean share of text in common, 0 to 1")
     failed: Count = Field(0, description="prompts that a slot did not answer; they are left out")
-    examples: tuple[str, ...] = Field((), description="prompts whose answers differ most, untrusted text")
+    examples: tuple[str, ...] = Field((), description="ids of the prompts whose answers differ most")
 
 
 class Asked(Contract):

@@ -72,6 +72,7 @@ def sentence(sums: ShadowSums, stable: str, candidate: str, outputs: OutputsSeen
             f"{outputs.same} of {outputs.asked} answers are the same "
             f"({100 * found.low:.0f} to {100 * found.high:.0f} %), "
             f"{100 * outputs.similarity:.0f} % of the text in common on average"
+            + (f", least {', '.join(outputs.examples)}" if outputs.examples else "")
             + (f", {outputs.failed} prompts were not answered" if outputs.failed else "")
         )
     return "; ".join(parts)

@@ -76,7 +76,7 @@ class Turn:
         last_with_control = len(self.plan.steps) - 2
         self.enter(
             Phase.BAKING if 0 <= last_with_control <= index else Phase.STEP,
-            f"{weight:g} % of the traffic to {reasons.name(self.state, self.state.candidate)}: {reason}",
+            f"{self._given(weight)} to {reasons.name(self.state, self.state.candidate)}: {reason}",
             step=index,
             scaled_for=index,
             step_since=self.now,
@@ -88,6 +88,10 @@ class Turn:
             checks=self._dropped(),
         )
         self.notify("info", self.reason)
+
+    def _given(self, weight: float) -> str:
+        shadow = self.plan.shadow
+        return f"{weight:g} % of the traffic" if shadow is None else f"copies of {shadow.mirror:g} % of the requests"
 
     def hold(self, held: HeldCause, cause: str, reason: str, alert: str = "") -> None:
         """Stand still, judging on."""

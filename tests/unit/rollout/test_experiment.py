@@ -150,6 +150,17 @@ def test_kinds_of_metrics_and_users_without_exposure(tmp_path: Path) -> None:
     assert arms["green"].sums["cost"] == 0.0
 
 
+def test_what_happened_before_the_experiment_does_not_count(tmp_path: Path) -> None:
+    file = tmp_path / "e.csv"
+    file.write_text("user,slot,event,value,at\na,blue,exposure,1,99.5\nb,blue,exposure,1,100\nc,green,exposure,1,101\n")
+    arms = read_csv(experiment(), file, since=100.0).arms
+    assert (arms["blue"].users, arms["green"].users) == (1, 1)
+    assert read_csv(experiment(), file).arms["blue"].users == 2
+    file.write_text("user,slot,event,value,at\na,blue,exposure,1,noon\n")
+    with pytest.raises(ConfigError, match=":2: not an event"):
+        read_csv(experiment(), file)
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
