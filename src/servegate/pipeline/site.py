@@ -14,6 +14,7 @@ from servegate.config import Config, load, validate
 from servegate.contract import Slot
 from servegate.errors import ConfigError
 from servegate.rollout.ports import Router, Source, Store, Workload
+from servegate.rollout.sources.prometheus_config import PrometheusConfig
 from servegate.units import Duration
 
 Port = Annotated[int, Field(ge=1, le=65535)]
@@ -36,6 +37,10 @@ class MachineSite(Config):
         json_schema_extra={"default": "5min"},
     )
     vllm: tuple[str, ...] = Field(("vllm", "serve"), min_length=1, description="command that starts vLLM")
+
+    prometheus: PrometheusConfig | None = Field(
+        None, description="read the counters from there; none: from the engines and Envoy themselves"
+    )
 
     @model_validator(mode="after")
     def _apart(self) -> Self:
@@ -104,6 +109,7 @@ def opened(site: MachineSite) -> Iterator[Place]:
     """The ports of a rollout; closed when the context ends. Nothing is started or stopped."""
     from servegate.rollout.routers.envoy_file import EnvoyFileRouter
     from servegate.rollout.sources.direct import DirectSource, Gateway
+    from servegate.rollout.sources.prometheus import PrometheusSource
     from servegate.rollout.stores.sqlite import SqliteStore
     from servegate.rollout.workloads.supervised import Supervised
 
@@ -111,7 +117,11 @@ def opened(site: MachineSite) -> Iterator[Place]:
     admin = f"http://127.0.0.1:{site.admin_port}"
     workload = Supervised(site.socket)
     store = SqliteStore(site.store)
-    source = DirectSource(workload.targets, Gateway(admin, (first, second)))
+    source: DirectSource | PrometheusSource
+    if site.prometheus is None:
+        source = DirectSource(workload.targets, Gateway(admin, (first, second)))
+    else:
+        source = PrometheusSource(site.prometheus, (first, second))
     try:
         router = EnvoyFileRouter(site.routes, admin, (first, second), idle_timeout=site.idle_timeout)
         yield Place(router, source, workload, store, (first, second), site.model_dump(mode="json"))

@@ -10,8 +10,12 @@ import pytest
 from decide_bench import Bench
 
 from servegate import cli
+from servegate.rollout import fit as fitting
+from servegate.rollout.fit import fit, stretched
 from servegate.rollout.model import Phase
+from servegate.rollout.plan import load_plan
 from servegate.rollout.simulate import Scenario, Side, simulate
+from servegate.rollout.traffic import load_traffic
 
 PLAN = Path(__file__).parents[3] / "rollout" / "canary.yaml"
 
@@ -112,3 +116,18 @@ def test_a_plot_that_cannot_be_written_is_refused_before_the_work(
 ) -> None:
     code, _, err = run(capsys, str(PLAN), "--plot", str(tmp_path / "plot.gif"))
     assert (code, ".svg" in err) == (2, True)
+
+
+def test_how_long_steps_must_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fitting, "FACTORS", (1.0, 1.5))
+    traffic = tmp_path / "traffic.yaml"
+    traffic.write_text("regressions:\n  - {name: errors, errors: 60%}\n  - {name: inside, errors: 0.1%}\n")
+    document = fit(load_plan(PLAN), load_traffic(traffic), runs=2, jobs=1)
+    healthy, errors, inside = document.needs
+    assert (healthy.factor, errors.factor, inside.factor) == (1, 1, None)
+    assert document.factor == 1
+    assert [step[:2] for step in document.steps] == [(step.weight, step.min_time) for step in load_plan(PLAN).steps]
+    longer = stretched(load_plan(PLAN), 3.0)
+    assert longer is not None
+    assert [step.min_time for step in longer.steps] == [24, 120, 48, 42, 5]
+    assert stretched(load_plan(PLAN), 30.0) is None  # beyond limits.step

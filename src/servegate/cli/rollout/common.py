@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from servegate.rollout.memory import Memory
     from servegate.rollout.model import State
     from servegate.rollout.plan import Plan
+    from servegate.rollout.ports import Source
     from servegate.rollout.stores.sqlite import SqliteStore
 
 store_option = click.option(
@@ -160,6 +161,25 @@ def run(controller: Controller) -> State:
         raise SystemExit(ExitCode.INTERRUPTED) from None
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def check_source(source: Source, plan: Plan) -> None:
+    """Refuse to begin when the counters that the plan judges are not in the Prometheus that is asked.
+
+    Raises:
+        ConfigError: with every metric that is missing, and the nearest name that is there.
+        InfrastructureError: Prometheus cannot be asked.
+    """
+    import time
+
+    from servegate.errors import ConfigError
+    from servegate.rollout.sources.prometheus import PrometheusSource
+
+    if isinstance(source, PrometheusSource):
+        needed = sorted({"http_requests", *(check.metric for check in plan.checks if hasattr(check, "metric"))})
+        problems = source.preflight(needed, time.time())
+        if problems:
+            raise ConfigError("\n".join(problems))
 
 
 def write_report(folder: Path) -> None:

@@ -112,6 +112,7 @@ def start(
         raise ConfigError(f"plan {rules.name} has no `guard`")
     console = Console(stderr=as_json)
     with opened(where) as place, _alerts(rules, place.store, listen, token_file):
+        common.check_source(place.source, rules)
         controller = controller_for(
             rules,
             place,

@@ -133,19 +133,34 @@ def history(file: Path, as_json: bool) -> None:
         click.echo(f"  {describe.plain(line.reason)}")
 
 
-@click.command()
+@click.command(short_help="Check a plan; how long must its steps be?")
 @click.argument("file", type=click.Path(path_type=Path))
+@click.option("--fit", "wanted", is_flag=True, help="Find by simulation how long the steps must be.")
+@click.option("--traffic", type=click.Path(path_type=Path), help="With --fit: the service and the regressions.")
+@click.option("--runs", type=click.IntRange(5, 10_000), default=20, show_default=True, help="With --fit: of each kind.")
 @json_option
-def plan(file: Path, as_json: bool) -> None:
-    """Check a plan FILE and print it as steps with times."""
+def plan(file: Path, wanted: bool, traffic: Path | None, runs: int, as_json: bool) -> None:
+    """Check a plan FILE and print it as steps with times; a plan that could not decide is refused with what would do.
+
+    With --fit the plan is tried on invented traffic with longer and longer steps, until the regressions are found in
+    95 % of rollouts.
+    """
     import time
 
+    from servegate.cli.rollout import fit
+    from servegate.errors import ConfigError
     from servegate.rollout import describe
     from servegate.rollout.plan import load_plan
 
     checked = load_plan(file)
+    if traffic is not None and not wanted:
+        raise ConfigError("--traffic is for --fit")
+    found = fit.fitted(checked, traffic, runs) if wanted else None
     if as_json:
-        click.echo(json.dumps({**checked.model_dump(mode="json"), "sha256": checked.identity()}, indent=1))
+        more = {} if found is None else {"fit": fit.document(found)}
+        click.echo(json.dumps({**checked.model_dump(mode="json"), "sha256": checked.identity(), **more}, indent=1))
         return
     for line in describe.plan_lines(checked, time.time()):
         click.echo(describe.plain(line))
+    if found is not None:
+        fit.show(found)
