@@ -1,7 +1,7 @@
 """What the paired gate and three usual rules do with the same runs: unchanged models, and models that lost something.
 
     python benchmarks/gate_rules.py              the tables of docs/gate-benchmarks.md (about two minutes)
-    python benchmarks/gate_rules.py --runs 500   quickly, for a look
+    python benchmarks/gate_rules.py --runs 4000  quickly, for a look
 
 A suite of n items is answered by a baseline (85 % right) and by a candidate that differs from it in a share of the
 items, the discordance. Clustered suites have five items a passage, and half of the changes befall a passage as a whole.
@@ -34,7 +34,17 @@ from servegate.demo.summary import machine_facts
 from servegate.gates.plan import ENOUGH
 from servegate.stats.mde import pairs_mde
 from servegate.stats.paired import non_inferiority, p_values
-from servegate.stats.power import Chance, differences, mde, pairs, supposed_discordance, with_loss
+from servegate.stats.power import (
+    LARGER,
+    Chance,
+    differences,
+    extended_pairs,
+    mde,
+    pairs,
+    supposed_discordance,
+    with_loss,
+)
+from servegate.stats.sequential import nominal_levels
 
 OUTPUT = Path(__file__).parents[1] / "out" / "bench" / "gate-rules.json"
 ALPHA = 0.05
@@ -65,6 +75,27 @@ class Draw:
 
 
 @dataclass(frozen=True)
+class Extended:
+    """A run that may be extended: looks at a quarter, a half and all of the items.
+
+    Attributes:
+        margin: the smallest that the plan accepts.
+        passed, failed: shares of an unchanged model, after all extensions.
+        items: answers it was asked, on average, as a share of all.
+        drop, caught: margin + 1.35 MDE of the extended run, on top of the discordance, and the share that FAILs.
+        worse_items: answers that model was asked, on average.
+    """
+
+    margin: float
+    passed: float
+    failed: float
+    items: float
+    drop: float | None
+    caught: float | None
+    worse_items: float | None
+
+
+@dataclass(frozen=True)
 class Row:
     """One cell of the table.
 
@@ -74,6 +105,7 @@ class Row:
         within: of a model that lost `drop` and still differs in `discordance` of the items; None: impossible.
         on_top: of one that lost `drop` on top of the items that differ anyway; None: impossible.
         measured: chance not to PASS an unchanged model when the plan had one A/A run.
+        extended: the same suite in three looks; None: clustered.
     """
 
     n: int
@@ -86,6 +118,7 @@ class Row:
     within: dict[str, Shares] | None
     on_top: dict[str, Shares] | None
     measured: float
+    extended: Extended | None
 
 
 def draw(n: int, lose: float, win: float, runs: int, clustered: bool, seed: int) -> Draw:
@@ -186,6 +219,47 @@ def after_a_run(n: int, discordance: float, supposed: Callable[[int, int], float
     return float(np.average(missed, weights=times))
 
 
+def in_looks(n: int, discordance: float, runs: int, seed: int) -> Extended:
+    """The rule of the gate on independent items that are asked a quarter, a half, and all."""
+    looks = [n // 4, n // 2, n]
+    levels = [float(level) for level in nominal_levels([look / n for look in looks], ALPHA)]
+
+    def chance(margin: float, drop: float = 0.0) -> Chance:
+        return extended_pairs(looks, discordance, margin, levels, drop)
+
+    low, high = 0, 199
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if chance(middle / 200).passes >= ENOUGH else (middle, high)
+    margin, half = high / 200, discordance / 2
+    effect = mde(lambda drop: chance(margin, drop), margin, pairs_mde(n, discordance, margin, 1 - ALPHA))
+    passed, failed, items = _judged_in_looks(looks, levels, margin, half, half, runs, seed)
+    drop = None if effect is None else margin + LARGER * effect
+    if drop is None or half + drop > RIGHT:
+        return Extended(margin, passed, failed, items, None, None, None)
+    _, caught, worse = _judged_in_looks(looks, levels, margin, half + drop, half, runs, seed + 1)
+    return Extended(margin, passed, failed, items, drop, caught, worse)
+
+
+def _judged_in_looks(
+    looks: list[int], levels: list[float], margin: float, lose: float, win: float, runs: int, seed: int
+) -> tuple[float, float, float]:
+    """Shares that PASS and FAIL, and the share of all items that was asked."""
+    rng = np.random.default_rng(seed)
+    counts = np.zeros((runs, 3), dtype=np.int64)
+    open_, passed, failed = np.ones(runs, dtype=bool), np.zeros(runs, dtype=bool), np.zeros(runs, dtype=bool)
+    asked = before = 0
+    for look, level in zip(looks, levels, strict=True):
+        counts += rng.multinomial(look - before, [lose, win, 1 - lose - win], size=runs)
+        asked += int(open_.sum()) * (look - before)
+        before = look
+        p_pass, p_fail = p_values(counts[:, 0], counts[:, 1], look, margin)
+        passed |= open_ & (p_pass <= level)
+        failed |= open_ & ~passed & (p_fail <= level)
+        open_ = ~passed & ~failed
+    return float(passed.mean()), float(failed.mean()), asked / runs / looks[-1]
+
+
 def cell(n: int, discordance: float, clustered: bool, runs: int) -> Row:
     """Judge one cell by every rule."""
     margin = accepted(n, discordance, clustered)
@@ -202,15 +276,19 @@ def cell(n: int, discordance: float, clustered: bool, runs: int) -> Row:
 
     same = judged(half, half, 0)
     assert same is not None
-    drop = None if effect is None else margin + 1.35 * effect
+    drop = None if effect is None else margin + LARGER * effect
     within = None if drop is None else judged(half + drop / 2, half - drop / 2, 1)
     on_top = None if drop is None else judged(half + drop, half, 2)
     known = math.nan if clustered else after_a_run(n, discordance, supposed_discordance)
-    return Row(n, discordance, clustered, margin, effect, drop, same, within, on_top, known)
+    extended = None if clustered else in_looks(n, discordance, runs, seed + 3)
+    return Row(n, discordance, clustered, margin, effect, drop, same, within, on_top, known, extended)
 
 
 def claims(rows: list[Row]) -> dict[str, tuple[float, float, str]]:
-    """What is claimed of our rule: claim → (worst cell, limit, whether lower or higher is better)."""
+    """What is claimed of our rule: claim → (worst cell, limit, whether lower or higher is better).
+
+    Shares within three errors of the simulation of 95 % would be called missed as often as met; the plan leaves room.
+    """
     ours_ = RULES[0]
     unchanged = [row.unchanged[ours_] for row in rows]
     within = [row.within[ours_][1] for row in rows if row.within is not None]
@@ -223,8 +301,23 @@ def claims(rows: list[Row]) -> dict[str, tuple[float, float, str]]:
             0.02,
             "lower",
         ),
+        "not PASS of an unchanged model, after all extensions": (
+            max(1 - row.extended.passed for row in rows if row.extended is not None),
+            0.02,
+            "lower",
+        ),
+        "false FAIL of an unchanged model, after all extensions": (
+            max(row.extended.failed for row in rows if row.extended is not None),
+            ALPHA,
+            "lower",
+        ),
+        "FAIL of margin + 1.35 MDE, after all extensions": (
+            min(row.extended.caught for row in rows if row.extended is not None and row.extended.caught is not None),
+            0.95,
+            "higher",
+        ),
         "FAIL of margin + 1.35 MDE within the discordance": (min(within), 0.95, "higher"),
-        "FAIL of margin + 1.35 MDE on top of the discordance": (min(on_top), 0.93, "higher"),
+        "FAIL of margin + 1.35 MDE on top of the discordance": (min(on_top), 0.95, "higher"),
     }
 
 
@@ -247,6 +340,41 @@ def tables(rows: list[Row]) -> list[str]:
     return lines
 
 
+def extensions(rows: list[Row]) -> list[str]:
+    """Markdown: what a run in three looks decides, and how many answers it needs for that."""
+    lines = [
+        "A run in three looks (a quarter, a half, all): the answers it is asked, and what it decides, % of the runs",
+        "",
+        "| n | discordance | margin, points (one look) | unchanged: not PASS (FAIL), asked | lost: FAIL, asked |",
+        "|---:|---:|---:|---:|---:|",
+    ]
+    for row in rows:
+        found = row.extended
+        if found is None:
+            continue
+        worse = ""
+        if found.drop is not None and found.caught is not None and found.worse_items is not None:
+            worse = f"{100 * found.drop:.1f}: {100 * found.caught:.1f}, {100 * found.worse_items:.0f} % of n"
+        lines.append(
+            f"| {row.n:,} | {100 * row.discordance:.0f} % | {100 * found.margin:.1f} ({100 * row.margin:.1f}) "
+            f"| {100 * (1 - found.passed):.1f} ({100 * found.failed:.1f}), {100 * found.items:.0f} % of n | {worse} |"
+        )
+    return lines
+
+
+def inconclusive(rows: list[Row]) -> list[str]:
+    """The share of runs that our rule cannot tell, in the worst and in the middle cell."""
+    ours_ = RULES[0]
+    lines = []
+    for title, which in (("unchanged", "unchanged"), ("worse, within", "within"), ("worse, on top", "on_top")):
+        shares = [getattr(row, which)[ours_] for row in rows if getattr(row, which) is not None]
+        unsure = [100 * max(0.0, 1 - passed - failed) for passed, failed in shares]
+        lines.append(
+            f"- INCONCLUSIVE, {title}: {max(unsure):.2f} % in the worst cell, {np.median(unsure):.2f} % in the middle"
+        )
+    return lines
+
+
 def _head() -> list[str]:
     return [f"| n | discordance | margin, points | {' | '.join(RULES)} |", "|" + "---:|" * (3 + len(RULES))]
 
@@ -259,11 +387,11 @@ def _line(row: Row, margin: str, found: list[str]) -> str:
 def main() -> int:
     """Measure, print, and say whether the claims hold."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=int, default=4000, help="of each cell; clustered ones a quarter of it")
+    parser.add_argument("--runs", type=int, default=40_000, help="of each cell; clustered ones a fortieth of it")
     parser.add_argument("--json", action="store_true", help="print the claims as JSON")
     options = parser.parse_args()
     rows = [
-        cell(n, discordance, clustered, options.runs // 4 if clustered else options.runs)
+        cell(n, discordance, clustered, options.runs // 40 if clustered else options.runs)
         for clustered in (False, True)
         for discordance in DISCORDANCE
         for n in SIZES
@@ -274,7 +402,8 @@ def main() -> int:
     if options.json:
         print(json.dumps(found))
         return 0
-    print("\n".join(tables(rows)), "", "Ours, the worst cell:", "", sep="\n")
+    print("\n".join(tables(rows)), "", *extensions(rows), "", "Ours, the worst cell:", "", sep="\n")
+    print("\n".join(inconclusive(rows)))
     missed = 0
     for claim, (value, limit, better) in found.items():
         good = value <= limit if better == "lower" else value >= limit

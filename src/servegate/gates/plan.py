@@ -341,15 +341,26 @@ def _unknown(check: Check, why: str) -> Planned:
     return Planned(check.id, accepted=check.severity == "warn", note=why)
 
 
+def _standing(item: Planned) -> str:
+    if not item.accepted:
+        return "REFUSED"
+    if item.unchanged is None:
+        return "-"
+    return "ok" if item.unchanged >= ENOUGH else "weak"
+
+
 def table(found: Sequence[Planned]) -> list[str]:
-    """The plan as lines of text; the note of a check stands below it."""
+    """The plan as lines of text; the note of a check stands below it.
+
+    A check that only warns is never refused: `weak` says that it would be, `-` that nothing is known.
+    """
     head = ("", "check", "n", "detectable", "PASS unchanged", "FAIL the loss")
     rows = [head]
     for item in found:
         unit = item.unit or ""
         rows.append(
             (
-                "ok" if item.accepted else "REFUSED",
+                _standing(item),
                 item.check,
                 "" if item.n is None else f"{item.n:,}",
                 "" if item.mde is None else loss_words(item.mde, unit),

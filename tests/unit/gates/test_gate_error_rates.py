@@ -55,9 +55,9 @@ def test_independent_items(n: int, discordance: float) -> None:
         worse, better, _ = np.random.default_rng(n + 1).multinomial(n, cells, size=RUNS).T
         assert (p_values(worse, better, n, margin)[1] <= ALPHA).mean() >= 0.95
 
-    if drop + discordance <= 1:  # a loss on top of them differs more, and is seen a little less often
+    if drop + discordance <= 1:  # a loss on top of them differs more
         worse, better = suites(n, discordance, drop, seed=n + 2)
-        assert (p_values(worse, better, n, margin)[1] <= ALPHA).mean() >= 0.92
+        assert (p_values(worse, better, n, margin)[1] <= ALPHA).mean() >= 0.95 - 0.01  # 3 errors of the simulation
 
     fixed = ((won - lost) / n < -0.08 * RIGHT).mean()
     z = (won - lost) / n / np.sqrt(2 * RIGHT * (1 - RIGHT) / n)

@@ -220,3 +220,17 @@ def test_what_could_never_fail_is_refused() -> None:
     nearly = one(against("74pp"), first, again=(second,), answers=answers)
     assert not nearly.accepted
     assert "would not FAIL in 80 % of the runs" in nearly.note
+
+
+def test_a_check_that_only_warns_is_never_refused_and_never_called_good() -> None:
+    first, second, answers = aa(400, 40)
+    weak = one(_warning("2pp"), first, again=(second,), answers=answers)
+    assert weak.accepted
+    assert table([weak])[1].startswith("weak ")
+    assert table([one(_warning("2pp"))])[1].startswith("- ")
+    strong = one(against("9pp"), first, again=(second,), answers=answers)
+    assert table([strong])[1].startswith("ok ")
+
+
+def _warning(margin: str) -> Policy:
+    return policy(measure="accuracy", baseline={"margin": margin}, severity="warn")

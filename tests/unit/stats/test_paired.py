@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import optimize, stats
 
 from servegate.stats.intervals import standard_error
-from servegate.stats.paired import mcnemar, non_inferiority, p_values, tango_bounds, tango_z
+from servegate.stats.paired import mcnemar, non_inferiority, p_values, p_values_of, tango_bounds, tango_z
 
 
 def scores(worse: int, better: int, n: int) -> tuple[list[int], list[int]]:
@@ -65,6 +65,15 @@ def test_bounds_and_p_values_agree(counts: tuple[int, int, int], margin: float) 
     if found.p_fail <= 0.05:
         assert found.high <= -margin + 1e-6
     assert not (found.p_pass <= 0.05 and found.p_fail <= 0.05)
+
+
+@pytest.mark.parametrize("margin", [0.0, 0.02, 0.2])
+def test_one_run_and_many_are_judged_by_the_same_rule(margin: float) -> None:
+    counts = [(b, c) for b in range(0, 40, 3) for c in range(0, 40, 3)]
+    lost, won = np.array(counts).T
+    p_pass, p_fail = p_values(lost, won, 100, margin)
+    for index, (b, c) in enumerate(counts):
+        assert p_values_of(b, c, 100, margin) == pytest.approx((p_pass[index], p_fail[index]), rel=1e-8, abs=1e-14)
 
 
 def test_nothing_changed_is_not_certainty() -> None:
