@@ -1,17 +1,22 @@
-"""The first document of a rollout: which slot is stable, which one takes the release."""
+"""Documents that begin something: a rollout in its slots, and a release that is brought along to be rolled back to."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
-from servegate.errors import ConfigError
+from pydantic import ValidationError
+
+from servegate.errors import ConfigError, ServegateError
 from servegate.release import Release
+from servegate.report.verdict import Outcome
 from servegate.rollout import model
 from servegate.rollout.memory import Memory
 from servegate.rollout.model import SlotRelease
 from servegate.rollout.plan import Plan
-from servegate.rollout.ports import Workload
+from servegate.rollout.ports import Intent, Workload
+from servegate.rollout.prepare import FindVerdict
 
 
 def begin(
@@ -69,6 +74,28 @@ def begin(
         site=None if site is None else dict(site),
     )
     return known.with_release(serving)
+
+
+def named(
+    intent: Intent, known: Memory, verdict: FindVerdict, say: Callable[[str, str], None]
+) -> tuple[Intent, Memory]:
+    """An intent that brings a release along, with the digest in its place; the release is remembered if verified.
+
+    Args:
+        verdict: finds the gate's verdict on it.
+        say: (level, message) for people, when it cannot be read.
+    """
+    if intent.kind != "rollback" or not (intent.target or "").startswith("{"):
+        return intent, known
+    try:
+        release = Release.model_validate_json(intent.target or "")
+        found = verdict(release.identity())
+    except (ValidationError, ServegateError) as error:
+        say("warning", f"the release to roll back to: {error}")
+        return replace(intent, target="that cannot be read"), known
+    if found is not None and found.release == release.identity() and found.outcome is Outcome.PASS:
+        known = known.with_release(release)
+    return replace(intent, target=release.identity()), known
 
 
 def _about(before: Memory) -> str:

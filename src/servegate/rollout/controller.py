@@ -17,17 +17,13 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from servegate.contract import canonical_json
-from servegate.errors import ConfigError, InfrastructureError, ServegateError
+from servegate.errors import ConfigError, InfrastructureError
 from servegate.release import Release
 from servegate.report.records import CanaryTick, to_line
-from servegate.report.verdict import Outcome
 from servegate.rollout import audit, beginning, memory, model
 from servegate.rollout.decide import decide
 from servegate.rollout.deltas import BucketError, between
@@ -289,18 +285,8 @@ class Controller:
             return None
 
     def _named(self, intent: Intent) -> Intent:
-        """An intent that brings a release along, with the digest in its place; it is remembered if verified."""
-        if intent.kind != "rollback" or not (intent.target or "").startswith("{"):
-            return intent
-        try:
-            release = Release.model_validate_json(intent.target or "")
-            found = self._verdict(release.identity())
-        except (ValidationError, ServegateError) as error:
-            self.on_notice("warning", f"the release to roll back to: {error}")
-            return replace(intent, target="that cannot be read")
-        if found is not None and found.release == release.identity() and found.outcome is Outcome.PASS:
-            self._memory = self._known().with_release(release)
-        return replace(intent, target=release.identity())
+        intent, self._memory = beginning.named(intent, self._known(), self._verdict, self.on_notice)
+        return intent
 
     # --- remembering --------------------------------------------------------------------------------------------------
 
