@@ -32,8 +32,8 @@ test: $(READY) ## unit tests and the local end to end with the simulator
 	@$(BIN)/python -m pytest -n 2 --dist loadfile tests/unit
 	@$(BIN)/python -m pytest -n 2 --dist loadfile tests/e2e
 
-test-all: $(READY) chromium prometheus image-tools cluster-programs ## what `make test` leaves out: a real browser, rollouts in several terminals, Prometheus, image builds, a registry with cosign, a cluster, the engine
-	@$(BIN)/python -m pytest tests/action tests/browser tests/terminals tests/prometheus tests/image tests/registry tests/cluster tests/engine
+test-all: $(READY) chromium prometheus image-tools cluster-programs ## what `make test` leaves out: a real browser, rollouts in several terminals, Prometheus, image builds, workflows, a registry with cosign, a cluster, the engine
+	@$(BIN)/python -m pytest tests/action tests/browser tests/terminals tests/prometheus tests/image tests/workflows tests/registry tests/cluster tests/engine
 
 cluster: $(READY) ## a real Kubernetes with GPU nodes and a gateway, as processes, until Ctrl-C (RUN="command": until that ends)
 	@PYTHONPATH=tests/support $(BIN)/python -m cluster $(RUN)
@@ -58,17 +58,19 @@ prometheus:
 # Image builds without a container engine, and a registry to push to. RUNLEVEL: no service is started.
 .PHONY: image-tools
 image-tools:
-	@(for tool in buildah skopeo docker-registry debootstrap runc; do command -v $$tool || exit 1; done) >/dev/null || { \
-		echo "Installing buildah, skopeo, docker-registry, debootstrap, runc (Debian packages)"; apt-get update -qq && \
+	@(for tool in buildah skopeo docker-registry debootstrap runc jq; do command -v $$tool || exit 1; done) >/dev/null || { \
+		echo "Installing buildah, skopeo, docker-registry, debootstrap, runc, jq (Debian packages)"; apt-get update -qq && \
 		RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends \
-			buildah skopeo docker-registry debootstrap runc >/dev/null; }
+			buildah skopeo docker-registry debootstrap runc jq >/dev/null; }
 
 bench: $(READY) ## the measured claims, with the machine they were measured on
 	@$(BIN)/python benchmarks/run.py
 
-check: $(READY) ## lint, format, types, import directions, published schemas, Dockerfile
+check: $(READY) ## lint, format, types, import directions, published schemas, Dockerfile, workflows
 	@$(BIN)/ruff check .
 	@$(BIN)/hadolint Dockerfile
+	@$(BIN)/actionlint -shellcheck $(BIN)/shellcheck
+	@$(BIN)/zizmor --offline --quiet --persona pedantic .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo

@@ -7,6 +7,7 @@ name in verdicts, pods, metrics and history.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,6 +15,12 @@ from pydantic import Field, model_validator
 
 from servegate.contract import Contract, Sha256, canonical_json, sha256, sha256_file
 from servegate.errors import ConfigError
+
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_TAG = re.compile(
+    r"v(0|[1-9]\d{0,8})(\.(0|[1-9]\d{0,8})){2}(-(0|[1-9]\d*|\d*[A-Za-z-][0-9A-Za-z-]*)(\.(0|[1-9]\d*|\d*[A-Za-z-][0-9A-Za-z-]*))*)?"
+)
 
 Text = Annotated[str, Field(min_length=1, max_length=4096)]
 
@@ -96,6 +103,27 @@ class Release(Contract):
     def label(self) -> str:
         """`name (id)`, for people."""
         return f"{self.name} ({self.id})"
+
+
+def pinned(release: Release, *, image: str, tag: str, commit: str | None) -> Release:
+    """The release a tag stands for: its image by digest, named after the tag.
+
+    Args:
+        image: `repository@sha256:…`.
+        tag: `v` and a semantic version (https://semver.org, without build metadata: an image tag cannot have a plus).
+
+    Raises:
+        ConfigError: not a digest, or no semantic version.
+    """
+    repository, at, digest = image.partition("@")
+    if not repository or not at or not _DIGEST.fullmatch(digest):
+        raise ConfigError(f"--image: {image!r} is not REPOSITORY@sha256:…; a tag moves, a digest does not")
+    if len(tag) > 63 or not _TAG.fullmatch(tag):
+        raise ConfigError(f"--tag: {tag!r} is not v and a semantic version, such as v1.4.0 or v1.4.0-rc.1")
+    if commit is not None and not _COMMIT.fullmatch(commit):
+        raise ConfigError(f"--commit: {commit!r} is not a full commit hash")
+    changed = {"name": tag, "git": Git(tag=tag, commit=commit), "image": Image(repository=repository, digest=digest)}
+    return release.model_copy(update=changed)
 
 
 def file_of(path: Path, shown: str | None = None) -> File:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import registry_server
-from image_base import Machine, go_tools, push_base, storage
+from image_base import Machine, go_tools, push_base, release_storage, storage
 
 from servegate.process import Child
 
@@ -25,17 +23,11 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def machine(registry: str) -> Iterator[Machine]:
-    # Not pytest's folder: what a killed run leaves mounted must not be in the way of the next one.
-    folder = Path(tempfile.mkdtemp(prefix="servegate-image-test-"))
-    env = storage(folder)
+    env, folder = storage()
     try:
         yield Machine(registry, push_base(f"{registry}/base/vllm", env), env, folder)
     finally:
-        subprocess.run(["buildah", "umount", "--all"], env=env, check=True, capture_output=True)
-        mounts = [line.split()[1] for line in Path("/proc/self/mounts").read_text("utf-8").splitlines()]
-        for mount in sorted((mount for mount in mounts if mount.startswith(f"{folder}/")), reverse=True):
-            subprocess.run(["umount", mount], check=True)
-        shutil.rmtree(folder)
+        release_storage(folder, env)
 
 
 @pytest.fixture(scope="session")

@@ -76,16 +76,29 @@ def run(command: Sequence[str], env: Mapping[str, str]) -> str:
     return done.stdout
 
 
-def storage(folder: Path) -> dict[str, str]:
-    """An environment in which buildah keeps its images under `folder`; overlay where the machine can, else copies."""
+def storage() -> tuple[dict[str, str], Path]:
+    """An environment in which buildah keeps its images in a folder of its own: overlay where it can, else copies.
+
+    Not in pytest's folder: what a killed run leaves mounted must not be in the way of the next one.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="servegate-image-test-"))
     env = {**os.environ, "BUILDAH_ISOLATION": "chroot", "CONTAINERS_STORAGE_CONF": str(folder / "storage.conf")}
     for driver in ("overlay", "vfs"):
         (folder / "storage.conf").write_text(
             f'[storage]\ndriver = "{driver}"\ngraphroot = "{folder}/{driver}"\nrunroot = "{folder}/run"\n', "utf-8"
         )
         if subprocess.run(["buildah", "info"], env=env, capture_output=True, check=False).returncode == 0:
-            return env
+            return env, folder
     raise AssertionError("buildah has no storage driver here")
+
+
+def release_storage(folder: Path, env: Mapping[str, str]) -> None:
+    """Unmount and remove."""
+    subprocess.run(["buildah", "umount", "--all"], env=dict(env), check=True, capture_output=True)
+    mounts = [line.split()[1] for line in Path("/proc/self/mounts").read_text("utf-8").splitlines()]
+    for mount in sorted((mount for mount in mounts if mount.startswith(f"{folder}/")), reverse=True):
+        subprocess.run(["umount", mount], check=True)
+    shutil.rmtree(folder)
 
 
 def push_base(repository: str, env: Mapping[str, str]) -> str:

@@ -16,6 +16,8 @@ from servegate.errors import ExitCode, ServegateError
 
 # noun → what it does. The file is cli/<noun>.py and holds `command`.
 NOUNS = {
+    "init": "Put the pipeline into a repository.",
+    "doctor": "Say what is configured, what is missing, and what to do.",
     "demo": "The whole pipeline on one machine: one release promoted, one rolled back.",
     "smoke": "Is it up, is it this release, does it stream, does it refuse nonsense?",
     "evals": "Ask a suite of questions and score the answers.",

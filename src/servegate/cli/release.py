@@ -29,3 +29,19 @@ def show(file: Path, as_json: bool) -> None:
     click.echo(f"  model   {release.model.served_name} from {release.model.uri}")
     if release.args:
         click.echo(f"  args    {' '.join(release.args)}")
+
+
+@command.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--image", required=True, metavar="REPOSITORY@sha256:…", help="The image, by digest.")
+@click.option("--tag", required=True, metavar="vX.Y.Z", help="Git tag; becomes the release's name.")
+@click.option("--commit", metavar="HASH", help="Full hash of the tagged commit.")
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Where the release goes, as JSON.")
+def pin(file: Path, image: str, tag: str, commit: str | None, output: Path) -> None:
+    """Make the release that is deployed of FILE: with its image by digest, and where it comes from."""
+    from servegate.config import load
+    from servegate.release import Release, pinned
+
+    release = pinned(load(file, Release), image=image, tag=tag, commit=commit)
+    release.write(output)
+    click.echo(f"{release.name}  {release.identity()}")

@@ -22,7 +22,8 @@ class Buildah:
     name = "buildah"
 
     def __init__(self, insecure: bool = False) -> None:
-        self._tls = "--tls-verify=false" if insecure else "--tls-verify=true"
+        # Otherwise registries.conf decides.
+        self._tls = ["--tls-verify=false"] if insecure else []
 
     def available(self) -> bool:
         """Both programs are needed."""
@@ -38,7 +39,7 @@ class Buildah:
     def commands(self, job: Job, scratch: Path) -> list[list[str]]:
         """Build, then push where asked."""
         # Docker's format: the other one has no health check.
-        build = ["buildah", "build", "--format", "docker", "--layers", self._tls, "--tag", job.tag]
+        build = ["buildah", "build", "--format", "docker", "--layers", *self._tls, "--tag", job.tag]
         for name, value in job.arguments.items():
             build += ["--build-arg", f"{name}={value}"]
         for name, value in job.labels.items():
@@ -50,7 +51,7 @@ class Buildah:
             build += ["--cache-from", repository, *(["--cache-to", repository] if job.push else [])]
         found = [[*build, str(job.context)]]
         if job.push:
-            push = ["buildah", "push", "--format", "v2s2", self._tls, "--digestfile", str(scratch / "digest")]
+            push = ["buildah", "push", "--format", "v2s2", *self._tls, "--digestfile", str(scratch / "digest")]
             found.append([*push, job.tag, f"docker://{job.tag}"])
         return found
 
@@ -63,4 +64,4 @@ class Buildah:
         return Pushed(digest, pulled_size(self._raw, repository_of(job.tag), digest))
 
     def _raw(self, reference: str) -> str:
-        return output(["skopeo", "inspect", "--raw", self._tls, f"docker://{reference}"])
+        return output(["skopeo", "inspect", "--raw", *self._tls, f"docker://{reference}"])

@@ -95,7 +95,8 @@ def test_buildah_builds_and_pushes() -> None:
     assert build[build.index("--timestamp") + 1] == "7"
     assert build[build.index("--cache-to") + 1] == "ghcr.io/team/chat"
     assert push[-2:] == ["ghcr.io/team/chat:v1", "docker://ghcr.io/team/chat:v1"]
-    assert "--tls-verify=true" in push
+    assert "--tls-verify=false" not in push
+    assert all("--tls-verify=false" in command for command in Buildah(insecure=True).commands(job(), Path("/scratch")))
     assert len(Buildah().commands(job(push=False), Path("/scratch"))) == 1
 
 

@@ -1,0 +1,153 @@
+"""Workflows run by act on this machine, without containers: a copy of a repository, stand-ins for others' actions.
+
+act knows no `$/`, so the copy says `./`. It ignores permissions, concurrency, environments and OIDC: those are read
+from the files by tests/unit/workflows.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+STAND_INS = ROOT / "tests" / "workflows" / "stand_ins"
+_USES = re.compile(r"uses: ([\w.-]+/[\w.-]+)@([0-9a-f]{40})")
+
+_OWN = re.compile(r"uses: \$/(\S+)")
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What came of a run."""
+
+    status: int
+    log: str
+    jobs: dict[str, str]
+    artifacts: Path
+    calls: Path
+
+    def called(self, program: str) -> list[str]:
+        """Arguments of each call of a program that was stood in for."""
+        file = self.calls / program
+        return file.read_text("utf-8").splitlines() if file.exists() else []
+
+
+class Repository:
+    """A copy of this repository, or of another folder, that workflows run in.
+
+    Args:
+        folder: where the copy goes; must not exist.
+        source: what is copied: the files Git knows or would add.
+        called_as: `OWNER/NAME@COMMIT` under which other repositories call it; then its own parts are named so too.
+        calls: a repository whose workflows this one calls.
+    """
+
+    def __init__(
+        self, folder: Path, source: Path = ROOT, called_as: str | None = None, calls: Repository | None = None
+    ) -> None:
+        self.folder, self.called_as, self.calls = folder, called_as, calls
+        listed = subprocess.run(
+            ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+            cwd=source,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for name in filter(None, listed.split("\0")):
+            if (source / name).is_file():
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(source / name, folder / name)
+        for file in (folder / ".github").rglob("*.yml"):
+            file.write_text(_OWN.sub(self._own, file.read_text("utf-8")), "utf-8")
+        self.git("init", "-q", "-b", "main")
+        self.git("config", "user.email", "tests@servegate.example")
+        self.git("config", "user.name", "tests")
+        self.git("remote", "add", "origin", "https://github.com/team/chat.git")
+        self.commit("initial")
+
+    def _own(self, match: re.Match[str]) -> str:
+        if self.called_as is None:
+            return f"uses: ./{match[1]}"
+        name, _, commit = self.called_as.partition("@")
+        return f"uses: {name}/{match[1]}@{commit}"
+
+    def git(self, *arguments: str) -> str:
+        """Run git in the copy."""
+        done = subprocess.run(["git", *arguments], cwd=self.folder, capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    def commit(self, message: str) -> str:
+        """Commit everything; the commit's hash."""
+        self.git("add", "-A")
+        self.git("commit", "-q", "--allow-empty", "-m", message)
+        return self.git("rev-parse", "HEAD")
+
+    def act(
+        self,
+        event: str,
+        workflow: str,
+        payload: Mapping[str, Any],
+        *options: str,
+        env: Mapping[str, str] | None = None,
+        inputs: Mapping[str, str] | None = None,
+        timeout: float = 500,
+    ) -> Ran:
+        """Run one workflow for one event."""
+        scratch = self.folder.parent / f"{self.folder.name}-run"
+        shutil.rmtree(scratch, ignore_errors=True)
+        artifacts, calls = scratch / "artifacts", scratch / "calls"
+        artifacts.mkdir(parents=True)
+        calls.mkdir()
+        event_file = scratch / "event.json"
+        event_file.write_text(json.dumps(payload), "utf-8")
+        command = [str(Path(sys.executable).with_name("act")), event, "-W", f".github/workflows/{workflow}"]
+        command += ["-P", "ubuntu-24.04=-self-hosted", "--json", "--action-offline-mode", "--no-cache-server"]
+        command += ["-e", str(event_file), "-s", "GITHUB_TOKEN=not-a-token"]
+        for name, pin in self._pins():
+            command += ["--local-repository", f"{name}@{pin}={STAND_INS / name.replace('/', '-')}"]
+        if self.calls is not None:
+            command += ["--local-repository", f"{self.calls.called_as}={self.calls.folder}"]
+        own = {"STAND_IN_ARTIFACTS": str(artifacts), "STAND_IN_CALLS": str(calls), **(env or {})}
+        for key, value in own.items():
+            command += ["--env", f"{key}={value}"]
+        for key, value in (inputs or {}).items():
+            command += ["--input", f"{key}={value}"]
+        home = {"XDG_CACHE_HOME": str(scratch / "cache"), "DOCKER_HOST": "unix:///nowhere"}
+        done = subprocess.run(
+            [*command, *options],
+            cwd=self.folder,
+            env={**os.environ, **home, **own},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=timeout,
+        )
+        return Ran(done.returncode, *_read(done.stdout + done.stderr), artifacts, calls)
+
+    def _pins(self) -> set[tuple[str, str]]:
+        text = "".join(file.read_text("utf-8") for file in (self.folder / ".github").rglob("*.yml"))
+        pins = {(name, pin) for name, pin in _USES.findall(text) if (STAND_INS / name.replace("/", "-")).is_dir()}
+        return pins | (self.calls._pins() if self.calls is not None else set())
+
+
+def _read(output: str) -> tuple[str, dict[str, str]]:
+    """act's lines of JSON as a log, and the result of each job."""
+    lines, jobs = [], {}
+    for line in output.splitlines():
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            lines.append(line)
+            continue
+        lines.append(f"[{entry.get('job', '')}] {entry.get('msg', '').rstrip()}")
+        if "jobResult" in entry:
+            jobs[entry["job"].rpartition("/")[2].strip()] = entry["jobResult"]
+    return "\n".join(lines), jobs

@@ -1,0 +1,212 @@
+"""What no runner on this machine can show: permissions, pins, environments, concurrency, and who may say what where."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+import yaml
+
+from servegate.cli import cli
+
+ROOT = Path(__file__).parents[3]
+WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
+ACTIONS = sorted(ROOT.glob(".github/actions/*/action.yml")) + sorted(ROOT.glob("action.yml"))
+STAND_INS = ROOT / "tests/workflows/stand_ins"
+INTERFACES: dict[str, dict[str, list[str]]] = json.loads((ROOT / "tests/workflows/actions.json").read_text("utf-8"))
+_PIN = re.compile(r"uses: (?P<name>[\w.-]+/[\w.-]+)@(?P<sha>[0-9a-f]{40}) # (?P<version>v\d+\.\d+\.\d+)$")
+
+
+def load(path: Path) -> dict[str, Any]:
+    found: dict[Any, Any] = yaml.safe_load(path.read_text("utf-8"))
+    if True in found:  # YAML 1.1 reads the key `on` as true
+        found["on"] = found.pop(True)
+    return found
+
+
+def jobs() -> Iterator[tuple[Path, str, dict[str, Any]]]:
+    for path in WORKFLOWS:
+        for name, job in load(path)["jobs"].items():
+            yield path, name, job
+
+
+def steps() -> Iterator[tuple[Path, dict[str, Any]]]:
+    for path, _, job in jobs():
+        for step in job.get("steps", ()):
+            yield path, step
+    for path in ACTIONS:
+        for step in load(path)["runs"]["steps"]:
+            yield path, step
+
+
+def events(path: Path) -> dict[str, Any]:
+    on = load(path)["on"]
+    return on if isinstance(on, dict) else dict.fromkeys([on] if isinstance(on, str) else on)
+
+
+@pytest.mark.parametrize("path", [*WORKFLOWS, *ACTIONS], ids=lambda path: str(path.relative_to(ROOT)))
+def test_other_peoples_actions_are_pinned_with_their_version(path: Path) -> None:
+    for line in path.read_text("utf-8").splitlines():
+        if "uses:" in line and "uses: $/" not in line:
+            assert _PIN.search(line), line
+
+
+def test_one_action_has_one_pin_and_there_are_few() -> None:
+    text = "\n".join(path.read_text("utf-8") for path in (*WORKFLOWS, *ACTIONS))
+    pins: dict[str, set[tuple[str, str]]] = {}
+    for match in filter(None, map(_PIN.search, text.splitlines())):
+        pins.setdefault(match["name"], set()).add((match["sha"], match["version"]))
+    assert all(len(found) == 1 for found in pins.values()), pins
+    assert len(pins) <= 8
+    assert set(pins) <= set(INTERFACES)
+
+
+def test_inputs_of_other_peoples_actions_exist() -> None:
+    for path, step in steps():
+        name = str(step.get("uses", "")).partition("@")[0]
+        if name in INTERFACES:
+            unknown = set(step.get("with", {})) - set(INTERFACES[name]["inputs"])
+            assert not unknown, (path, name, unknown)
+
+
+# act itself checks out.
+@pytest.mark.parametrize("name", sorted(set(INTERFACES) - {"actions/checkout"}))
+def test_a_stand_in_has_the_interface_of_the_real_action(name: str) -> None:
+    stand_in = load(STAND_INS / name.replace("/", "-") / "action.yml")
+    assert set(stand_in.get("inputs", {})) <= set(INTERFACES[name]["inputs"])
+    assert set(stand_in.get("outputs", {})) <= set(INTERFACES[name]["outputs"])
+
+
+def test_inputs_of_our_own_actions_and_workflows_exist() -> None:
+    def check(uses: object, given: dict[str, Any]) -> None:
+        if not str(uses).startswith("$/"):
+            return
+        target = ROOT / str(uses).removeprefix("$/")
+        if target.suffix == ".yml":
+            known = events(target)["workflow_call"].get("inputs", {})
+        else:
+            known = load(target / "action.yml").get("inputs", {})
+        required = {name for name, item in known.items() if item.get("required")}
+        assert required <= set(given) <= set(known), (uses, given)
+
+    for _, step in steps():
+        check(step.get("uses"), step.get("with", {}))
+    for _, _, job in jobs():
+        check(job.get("uses"), job.get("with", {}))
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
+def test_nothing_is_permitted_but_what_a_job_names_with_its_reason(path: Path) -> None:
+    workflow = load(path)
+    assert workflow["permissions"] == {}
+    lines = path.read_text("utf-8").splitlines()
+    for name, job in workflow["jobs"].items():
+        assert job.get("permissions"), name
+    for line in lines:
+        if re.match(r"\s+[a-z-]+: (read|write)\b", line):
+            assert re.search(r"# \w+ \w+", line), line
+
+
+def test_a_caller_permits_what_a_called_workflow_asks_for() -> None:
+    level = {"none": 0, "read": 1, "write": 2}
+    for path, name, job in jobs():
+        if str(job.get("uses", "")).startswith("$/"):
+            for called in load(ROOT / job["uses"].removeprefix("$/"))["jobs"].values():
+                for scope, wanted in called["permissions"].items():
+                    given = job["permissions"].get(scope, "none")
+                    assert level[given] >= level[wanted], (path, name, scope)
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
+def test_no_event_runs_strangers_code_with_rights(path: Path) -> None:
+    assert not {"pull_request_target", "workflow_run", "issue_comment"} & set(events(path))
+
+
+def test_a_pull_request_gets_no_secret_and_no_way_to_push() -> None:
+    for path in WORKFLOWS:
+        if "pull_request" in events(path):
+            text = path.read_text("utf-8") + (ROOT / ".github/workflows/ci.yml").read_text("utf-8")
+            assert "secrets." not in text
+            assert "secrets:" not in text
+            for permission in ("packages: write", "id-token: write", "contents: write", "attestations: write"):
+                assert permission not in text
+
+
+def test_no_expression_stands_in_a_shell() -> None:
+    for path, step in steps():
+        assert "${{" not in step.get("run", ""), (path, step["name"])
+
+
+def test_a_check_out_keeps_no_credentials() -> None:
+    for path, step in steps():
+        if str(step.get("uses", "")).startswith("actions/checkout@"):
+            assert step["with"]["persist-credentials"] is False, path
+
+
+def test_every_job_ends() -> None:
+    for path, name, job in jobs():
+        assert "uses" in job or 0 < job["timeout-minutes"] <= 180, (path, name)
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
+def test_concurrency_is_decided(path: Path) -> None:
+    workflow = load(path)
+    groups = [workflow["concurrency"]] if "concurrency" in workflow else []
+    groups += [job["concurrency"] for job in workflow["jobs"].values() if "concurrency" in job]
+    assert groups
+    assert all({"group", "cancel-in-progress"} <= set(group) for group in groups)
+
+
+def test_a_release_is_never_cancelled_half_way_and_waits_for_its_approval() -> None:
+    release = load(ROOT / ".github/workflows/release.yml")
+    assert release["concurrency"]["cancel-in-progress"] is False
+    assert release["jobs"]["publish"]["environment"] == "release"
+    writers = [name for name, job in release["jobs"].items() if job["permissions"].get("contents") == "write"]
+    assert writers == ["publish"]
+
+
+def test_only_the_digest_travels_from_the_build_on() -> None:
+    text = (ROOT / ".github/workflows/release.yml").read_text("utf-8")
+    assert "needs.image.outputs.repository }}@${{ needs.image.outputs.digest }}" in text
+    assert set(load(ROOT / ".github/workflows/image.yml")["on"]["workflow_call"]["outputs"]) == {
+        "repository",
+        "digest",
+        "size",
+        "attestation-url",
+    }
+
+
+def test_a_called_workflow_describes_its_interface() -> None:
+    for path in WORKFLOWS:
+        call = events(path).get("workflow_call") or {}
+        for item in call.get("inputs", {}).values():
+            assert item["description"]
+            assert item["type"]
+        for kind in ("outputs", "secrets"):
+            assert all(item["description"] for item in call.get(kind, {}).values()), path
+    for path in ACTIONS:
+        for kind in ("inputs", "outputs"):
+            assert all(item["description"] for item in load(path).get(kind, {}).values()), path
+
+
+def test_the_commands_exist() -> None:
+    seen = set()
+    for path, step in steps():
+        for noun, verb in re.findall(r"\bservegate ([a-z]+)(?: ([a-z]+)\b)?", step.get("run", "")):
+            command = cli.get_command(click.Context(cli), noun)
+            assert command is not None, (path, noun)
+            if isinstance(command, click.Group):
+                assert command.get_command(click.Context(command), verb) is not None, (path, noun, verb)
+            seen.add(noun)
+    assert {"evals", "smoke", "gate", "image", "release"} <= seen
+
+
+def test_every_pin_is_raised_by_dependabot_after_a_while() -> None:
+    found = load(ROOT / ".github/dependabot.yml")["updates"]
+    assert {item["package-ecosystem"] for item in found} == {"github-actions", "docker", "pip"}
+    assert all(item["cooldown"]["default-days"] >= 7 for item in found)
