@@ -1,6 +1,6 @@
 """What one tick of `decide` costs with twenty checks, in processor time.
 
-    python benchmarks/rollout_decide.py
+    python benchmarks/rollout_decide.py [--json]
 
 A plan with twenty checks of every kind, all of whose intervals close at every tick; observations are made beforehand.
 Prints the median and the 99th percentile in milliseconds; 1 when the median is above one.
@@ -8,6 +8,7 @@ Prints the median and the 99th percentile in milliseconds; 1 when the median is 
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from pathlib import Path
@@ -93,6 +94,9 @@ def main() -> int:
         if state.phase in (Phase.STEP, Phase.BAKING):
             costs.append(1000 * spent)
     judged = sum(gathered.intervals > 0 for gathered in state.checks.values())
+    if sys.argv[1:] == ["--json"]:
+        print(json.dumps({"milliseconds": float(np.median(costs))}))
+        return 0
     median, worst = float(np.median(costs)), float(np.quantile(costs, 0.99))
     print(f"{median:.2f} ms per tick of processor time, 99 % within {worst:.2f} ms; {judged} of {len(the_plan.checks)} "
           f"checks judged, {len(costs)} ticks, phase {state.phase.value}")  # fmt: skip

@@ -39,6 +39,7 @@ def main() -> int:
     parser.add_argument("--runs", type=int, help="runs per cell")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=2, help="processes")
+    parser.add_argument("--json", action="store_true", help="print a summary as JSON instead of the tables")
     parser.add_argument("--plot", type=Path, help="also draw the figure (needs matplotlib)")
     options = parser.parse_args()
     runs = options.runs or (60 if options.quick else 1000)
@@ -70,10 +71,16 @@ def main() -> int:
         "rows": rows,
     }
     write_atomic(OUTPUT / "rollout-detection.json", (json.dumps(result, indent=1) + "\n").encode())
-    print(report.tables(rows, tuned))
+    if not options.json:
+        print(report.tables(rows, tuned))
     if options.plot:
         report.plot(rows, options.plot)
     worst = max(row["rolled_back"] for row in rows if not row["broken"])
+    if options.json:
+        broken = [row for row in rows if row["broken"]]
+        misses = {kind: sum(kind in row["misses"] for row in broken) for kind in ("power", "peer", "limit")}
+        print(json.dumps({"worst_false_rollback": worst, "cells": len(broken), "misses": misses}))
+        return 0
     # The estimate itself scatters: two standard deviations above 1 % are no proof of more than 1 %.
     return 0 if worst <= rules.ALPHA + 2 * np.sqrt(rules.ALPHA / runs) else 1
 

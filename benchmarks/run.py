@@ -133,6 +133,16 @@ def rules() -> Iterator[Number]:
         yield Number(f"gate: {claim}", value * 100, "%", limit * 100, better)
 
 
+def rollout() -> Iterator[Number]:
+    """Detection over invented traffic against peers and limits (60 runs per cell), and what a tick costs."""
+    found = _script("rollout_detection.py", "--quick", "--json")
+    yield Number("rollout: worst share of healthy runs rolled back", 100 * found["worst_false_rollback"], "%")
+    for kind, what in (("power", "power"), ("peer", "half of the best tuned peer"), ("limit", "twice the fair limit")):
+        yield Number(f"rollout: cells of {found['cells']} that miss {what}", found["misses"][kind], "cells")
+    cost = _script("rollout_decide.py", "--json")
+    yield Number("rollout: decide, one tick with 20 checks", cost["milliseconds"], "ms", 1)
+
+
 def tests() -> Iterator[Number]:
     """How long `make test` takes."""
     began = time.perf_counter()
@@ -141,7 +151,8 @@ def tests() -> Iterator[Number]:
 
 
 BENCHMARKS: dict[str, Callable[[], Iterator[Number]]] = {
-    "help": help_, "gate": gate, "rules": rules, "simulator": simulator, "demo": demo, "tests": tests,
+    "help": help_, "gate": gate, "rules": rules, "simulator": simulator, "rollout": rollout, "demo": demo,
+    "tests": tests,
 }  # fmt: skip
 
 

@@ -92,7 +92,7 @@ class Wealth:
         self.log_wealth = np.full((runs, len(how.stakes)), -np.inf)
         harmonic = np.concatenate([[0.0], np.cumsum(1 / np.arange(1, how.horizon + 1))])
         rest = 1 - how.at_once
-        enters = np.concatenate([[how.at_once], rest / np.arange(1, how.horizon + 1) / harmonic[-1]])
+        enters = np.concatenate([[how.at_once], rest / np.arange(1, how.horizon + 1) / harmonic[-1], [0.0]])
         with np.errstate(divide="ignore"):
             self.enters = np.log(enters)
             left = np.maximum(0, rest * (1 - harmonic / harmonic[-1]))
