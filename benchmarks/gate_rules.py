@@ -26,6 +26,7 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
+from gate_rules_tables import CLUSTER, RULES, Extended, Row, Shares, extensions, inconclusive, tables
 from numpy.typing import NDArray
 from scipy import special, stats
 
@@ -42,6 +43,7 @@ from servegate.stats.power import (
     mde,
     pairs,
     supposed_discordance,
+    supposed_error,
     with_loss,
 )
 from servegate.stats.sequential import nominal_levels
@@ -50,14 +52,11 @@ OUTPUT = Path(__file__).parents[1] / "out" / "bench" / "gate-rules.json"
 ALPHA = 0.05
 RIGHT = 0.85
 TOLERANCE = 0.08
-CLUSTER = 5
 SIZES = (100, 200, 500, 1000, 2000)
 DISCORDANCE = (0.05, 0.1, 0.2)
-RULES = ("paired (ours)", "tolerance 8 %", "Wilson bound", "unpaired z")
+
 
 Counts = NDArray[np.int64]
-# Share of runs that PASS and that FAIL; what is missing to 1 is INCONCLUSIVE.
-Shares = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -72,53 +71,6 @@ class Draw:
     won: Counts
     before: Counts
     moved: NDArray[np.int8] | None = None
-
-
-@dataclass(frozen=True)
-class Extended:
-    """A run that may be extended: looks at a quarter, a half and all of the items.
-
-    Attributes:
-        margin: the smallest that the plan accepts.
-        passed, failed: shares of an unchanged model, after all extensions.
-        items: answers it was asked, on average, as a share of all.
-        drop, caught: margin + 1.35 MDE of the extended run, on top of the discordance, and the share that FAILs.
-        worse_items: answers that model was asked, on average.
-    """
-
-    margin: float
-    passed: float
-    failed: float
-    items: float
-    drop: float | None
-    caught: float | None
-    worse_items: float | None
-
-
-@dataclass(frozen=True)
-class Row:
-    """One cell of the table.
-
-    Attributes:
-        margin, mde, drop: accepted loss; loss beyond it that 80 % of the runs would FAIL; margin + 1.35 MDE.
-        unchanged: shares of an unchanged model, per rule.
-        within: of a model that lost `drop` and still differs in `discordance` of the items; None: impossible.
-        on_top: of one that lost `drop` on top of the items that differ anyway; None: impossible.
-        measured: chance not to PASS an unchanged model when the plan had one A/A run.
-        extended: the same suite in three looks; None: clustered.
-    """
-
-    n: int
-    discordance: float
-    clustered: bool
-    margin: float
-    mde: float | None
-    drop: float | None
-    unchanged: dict[str, Shares]
-    within: dict[str, Shares] | None
-    on_top: dict[str, Shares] | None
-    measured: float
-    extended: Extended | None
 
 
 def draw(n: int, lose: float, win: float, runs: int, clustered: bool, seed: int) -> Draw:
@@ -260,6 +212,29 @@ def _judged_in_looks(
     return float(passed.mean()), float(failed.mean()), asked / runs / looks[-1]
 
 
+def after_a_clustered_run(runs: Draw) -> float:
+    """The same for clusters: each run is the A/A run of a plan, whose margin all the others are judged by."""
+    assert runs.moved is not None
+    groups = runs.n // CLUSTER
+    labels = np.repeat(np.arange(groups), CLUSTER).tolist()
+    found = [
+        non_inferiority(moved != -1, moved != 1, 0.0, confidence=1 - ALPHA, clusters=labels) for moved in runs.moved
+    ]
+    needed = np.sort([-one.low for one in found])  # the smallest margin that each run passes
+
+    @cache
+    def planned(error: float) -> float:
+        low, high = 0, 199
+        while high - low > 1:
+            middle = (low + high) // 2
+            good = differences(error, groups - 1, middle / 200, ALPHA).passes >= ENOUGH
+            low, high = (low, middle) if good else (middle, high)
+        return high / 200
+
+    margins = np.array([planned(round(supposed_error(one.error or 0.0, groups - 1), 5)) for one in found])
+    return float(1 - np.searchsorted(needed, margins + 1e-12, side="right").mean() / needed.size)
+
+
 def cell(n: int, discordance: float, clustered: bool, runs: int) -> Row:
     """Judge one cell by every rule."""
     margin = accepted(n, discordance, clustered)
@@ -274,12 +249,12 @@ def cell(n: int, discordance: float, clustered: bool, runs: int) -> Row:
         answers = draw(n, lose, win, runs, clustered, seed + salt)
         return {name: judge(answers, margin) for name, judge in JUDGES.items()}
 
-    same = judged(half, half, 0)
-    assert same is not None
+    twice = draw(n, half, half, runs, clustered, seed)
+    same = {name: judge(twice, margin) for name, judge in JUDGES.items()}
     drop = None if effect is None else margin + LARGER * effect
     within = None if drop is None else judged(half + drop / 2, half - drop / 2, 1)
     on_top = None if drop is None else judged(half + drop, half, 2)
-    known = math.nan if clustered else after_a_run(n, discordance, supposed_discordance)
+    known = after_a_clustered_run(twice) if clustered else after_a_run(n, discordance, supposed_discordance)
     extended = None if clustered else in_looks(n, discordance, runs, seed + 3)
     return Row(n, discordance, clustered, margin, effect, drop, same, within, on_top, known, extended)
 
@@ -297,7 +272,7 @@ def claims(rows: list[Row]) -> dict[str, tuple[float, float, str]]:
         "false FAIL of an unchanged model": (max(failed for _, failed in unchanged), ALPHA, "lower"),
         "not PASS of an unchanged model, accepted plans": (1 - min(passed for passed, _ in unchanged), 0.02, "lower"),
         "the same where one A/A run is all the plan knows": (
-            max(row.measured for row in rows if not row.clustered),
+            max(row.measured for row in rows),
             0.02,
             "lower",
         ),
@@ -319,69 +294,6 @@ def claims(rows: list[Row]) -> dict[str, tuple[float, float, str]]:
         "FAIL of margin + 1.35 MDE within the discordance": (min(within), 0.95, "higher"),
         "FAIL of margin + 1.35 MDE on top of the discordance": (min(on_top), 0.95, "higher"),
     }
-
-
-def tables(rows: list[Row]) -> list[str]:
-    """Markdown: the unchanged model, then the worse ones."""
-    lines = ["Unchanged model: not PASS (of which FAIL), % of the runs", "", *_head()]
-    for row in rows:
-        found = [f"{100 * (1 - row.unchanged[name][0]):.1f} ({100 * row.unchanged[name][1]:.1f})" for name in RULES]
-        lines.append(_line(row, f"{100 * row.margin:.1f}", found))
-    for title, which in (
-        ("Worse by margin + 1.35 MDE, losses within the discordance: FAIL (and wrong PASS), % of the runs", "within"),
-        ("The same loss on top of the discordance: FAIL (and wrong PASS), % of the runs", "on_top"),
-    ):
-        lines += ["", title, "", *_head()]
-        for row in rows:
-            worse: dict[str, Shares] | None = getattr(row, which)
-            if worse is not None and row.drop is not None:
-                found = [f"{100 * worse[name][1]:.1f} ({100 * worse[name][0]:.1f})" for name in RULES]
-                lines.append(_line(row, f"{100 * row.margin:.1f}, lost {100 * row.drop:.1f}", found))
-    return lines
-
-
-def extensions(rows: list[Row]) -> list[str]:
-    """Markdown: what a run in three looks decides, and how many answers it needs for that."""
-    lines = [
-        "A run in three looks (a quarter, a half, all): the answers it is asked, and what it decides, % of the runs",
-        "",
-        "| n | discordance | margin, points (one look) | unchanged: not PASS (FAIL), asked | lost: FAIL, asked |",
-        "|---:|---:|---:|---:|---:|",
-    ]
-    for row in rows:
-        found = row.extended
-        if found is None:
-            continue
-        worse = ""
-        if found.drop is not None and found.caught is not None and found.worse_items is not None:
-            worse = f"{100 * found.drop:.1f}: {100 * found.caught:.1f}, {100 * found.worse_items:.0f} % of n"
-        lines.append(
-            f"| {row.n:,} | {100 * row.discordance:.0f} % | {100 * found.margin:.1f} ({100 * row.margin:.1f}) "
-            f"| {100 * (1 - found.passed):.1f} ({100 * found.failed:.1f}), {100 * found.items:.0f} % of n | {worse} |"
-        )
-    return lines
-
-
-def inconclusive(rows: list[Row]) -> list[str]:
-    """The share of runs that our rule cannot tell, in the worst and in the middle cell."""
-    ours_ = RULES[0]
-    lines = []
-    for title, which in (("unchanged", "unchanged"), ("worse, within", "within"), ("worse, on top", "on_top")):
-        shares = [getattr(row, which)[ours_] for row in rows if getattr(row, which) is not None]
-        unsure = [100 * max(0.0, 1 - passed - failed) for passed, failed in shares]
-        lines.append(
-            f"- INCONCLUSIVE, {title}: {max(unsure):.2f} % in the worst cell, {np.median(unsure):.2f} % in the middle"
-        )
-    return lines
-
-
-def _head() -> list[str]:
-    return [f"| n | discordance | margin, points | {' | '.join(RULES)} |", "|" + "---:|" * (3 + len(RULES))]
-
-
-def _line(row: Row, margin: str, found: list[str]) -> str:
-    clusters = f", {row.n // CLUSTER} passages" if row.clustered else ""
-    return f"| {row.n:,}{clusters} | {100 * row.discordance:.0f} % | {margin} | {' | '.join(found)} |"
 
 
 def main() -> int:

@@ -127,6 +127,25 @@ def test_limit_and_seed_ask_the_same_items_again(healthy: str, tmp_path: Path) -
     assert (conditions.seed, conditions.other["limit"]) == (3, "7")
 
 
+def test_answers_extend_a_run_and_keep_what_it_measured(healthy: str, tmp_path: Path) -> None:
+    common = ("run", SUITE, "--base-url", healthy, "--output", tmp_path)
+    kept: set[tuple[str, int, float | None]] = set()
+    items = len(load_suite(SUITE).tasks)
+    for answers, asked in ((10, 10), (25, 25), (items + 1, 2 * items)):
+        ended = evals(*common, "--answers", str(answers))
+        assert ended.returncode == 0, ended.stderr
+        records = list(read_records(tmp_path / "records.jsonl", EvalRecord))
+        assert len(records) == asked
+        now = {(record.id, record.repeat, record.sent) for record in records}
+        assert kept < now
+        kept = now
+    less = evals(*common, "--answers", "20")
+    assert (less.returncode, "asks for more already" in less.stderr) == (2, True)
+    both = evals(*common, "--answers", "20", "--limit", "3")
+    assert (both.returncode, "give one" in both.stderr) == (2, True)
+    assert len(list(read_records(tmp_path / "records.jsonl", EvalRecord))) == 2 * items
+
+
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGKILL, -9)])
 def test_whatever_ends_a_run_it_can_go_on(tmp_path: Path, number: signal.Signals, status: int) -> None:
     out = tmp_path / "out"
