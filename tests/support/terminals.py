@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import urllib3
+from verdicts import key_pair, signed, verdict
 
 from servegate.process import free_ports, python
 from servegate.release import Engine, Model, Release
-from servegate.report.verdict import Outcome, Verdict
 from servegate.rollout.stores.sqlite import SqliteStore
 
 RATE = 25
@@ -108,6 +108,8 @@ class Site:
             (folder / f"{name}.yaml").write_text(text)
         (folder / "prompts.jsonl").write_text("".join(f'{{"id": "{n}", "prompt": "hello {n}"}}\n' for n in range(3)))
         (folder / "token").write_text(TOKEN)
+        key, public = key_pair(folder)
+        (folder / "trust.yaml").write_text(f"version: 1\nname: t\nsigners: [{{name: desk, key: {public.name}}}]\n")
         self.url, self.store = f"http://127.0.0.1:{front}", folder / "run" / "rollout.db"
         for name, fault in (("v1", ()), ("v2", ()), ("v3", ("--fault", "errors:rate=0.5,after=12s"))):
             release = Release(
@@ -117,10 +119,7 @@ class Site:
                 args=("--seed", name[1:], *fault),
             )
             release.write(folder / f"{name}.json")
-            Verdict(
-                outcome=Outcome.PASS, release=release.identity(), policy="p", policy_sha256="sha256:" + "0" * 64,
-                reports=(), results=(), decided_at=1.0, decided_by="test", tool="servegate",
-            ).write(folder / f"{name}.verdict.json")  # fmt: skip
+            (folder / f"{name}.verdict.json").write_bytes(signed(verdict(release, decided=1.0), release, key))
         self.children: list[subprocess.Popen[str]] = []
         self.users: Users | None = None
 
@@ -150,7 +149,7 @@ class Site:
     def start(self, name: str, *more: str, plan: str = "plan.yaml") -> subprocess.Popen[str]:
         return self.terminal(
             "start", f"{name}.json", "--site", "site.yaml", "--plan", plan, "--verdict", f"{name}.verdict.json",
-            "--stable", "v1.json", *more,
+            "--trust", "trust.yaml", "--stable", "v1.json", *more,
         )  # fmt: skip
 
     def status(self) -> dict[str, Any]:

@@ -12,6 +12,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from servegate.gates.cosign import Cosign
+from servegate.gates.signed import attest
 from servegate.release import Engine, Image, Model, Release
 from servegate.report.verdict import CheckResult, Outcome, Verdict
 
@@ -52,6 +54,11 @@ def verdict(
             **more,
         }
     )
+
+
+def signed(what: Verdict, of: Release, key: Path, drill: str | None = None) -> bytes:
+    """The verdict as a bundle signed with the key of a file."""
+    return attest(what, of, key=str(key), drill=drill, now=NOW, by="test", cosign=Cosign("no-such-cosign"))
 
 
 def key_pair(folder: Path, name: str = "release") -> tuple[Path, Path]:

@@ -51,6 +51,11 @@ def test_back_after_the_promotion_from_another_terminal(site: Site) -> None:
     assert site.run("promote", "--force", "--reason", "a test")[0] == 0
     assert controller.wait(40) == 0
     before = site.seen
+    stranger = ("rollback", "--release", "v3.json", "--verdict", "v2.verdict.json", "--trust", "trust.yaml")
+    code, out = site.run(*stranger, "--reason", "an older one")
+    assert (code, "no verdict that counts" in out) == (2, True), out
+    (line,) = site.store.with_name("emergencies.jsonl").read_text().splitlines()
+    assert (json.loads(line)["reason"], json.loads(line)["accepted"]) == ("an older one", False)
     code, out = site.run("rollback", "--reason", "customers complain")
     assert code == 0, out
     assert "rolling back to v1" in out

@@ -157,7 +157,7 @@ def verify(
     if not emergency and (override or reason or by):
         raise click.UsageError("--override, --reason and --by go with --emergency")
     asked = Emergency(by=by or asker(), reason=reason or "", override=override) if emergency else None
-    found = signed.check(
+    found, _ = signed.check(
         load_release(release),
         signed.Places(files, registry or not files),
         rules,

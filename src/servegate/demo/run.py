@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from servegate.contract import write_atomic
+from servegate.demo.desk import Desk
 from servegate.demo.engine import DemoEngine, Place
 from servegate.demo.machine import SLOTS, Machine, claimed, machine
 from servegate.demo.summary import machine_facts, summary
@@ -92,10 +93,10 @@ def _releases(engine: DemoEngine, local: Machine, place: Place, stages: Stages) 
     stages.done(f"stable {stable.name}", ok=True, summary=f"serves all traffic in {SLOTS[0]}")
     users = Endpoint(local.url, stable.model.served_name)
     with traffic(load_profile(find(engine.files.live)), users, place.root / "traffic") as live:
-        stories = []
+        stories, desk = [], Desk(place.root)
         for release in (healthy, defective):
             story = _release(
-                engine, local, place, stages, live, stable=stable, release=release, broken=release is defective
+                engine, local, place, stages, live, desk, stable=stable, release=release, broken=release is defective
             )
             stories.append(story)
             if story.outcome == "promoted":
@@ -110,6 +111,7 @@ def _release(
     place: Place,
     stages: Stages,
     live: Traffic,
+    desk: Desk,
     *,
     stable: Release,
     release: Release,
@@ -135,6 +137,7 @@ def _release(
     if found.verdict.outcome is not Outcome.PASS:
         return replace(story, reason=f"the gate said {found.verdict.outcome}")
 
+    verdicts = desk.sign(found.verdict, release, output / "verdict.bundle.json")
     ticks: list[CanaryTick] = []
     with CanaryView(_shown(plan, {serving: stable.name, idle: release.name}, release), stages.console) as view:
 
@@ -151,7 +154,7 @@ def _release(
             local,
             release,
             stable,
-            found.verdict,
+            verdicts.find(release),
             timeline=output / "timeline.jsonl",
             on_tick=watch,
             on_notice=lambda level, message: None if level == "info" else stages.note(f"{level}: {message}"),

@@ -94,6 +94,21 @@ def signed(payload: bytes, key: EllipticCurvePrivateKey) -> bytes:
     return json.dumps(document).encode() + b"\n"
 
 
+def new_key() -> EllipticCurvePrivateKey:
+    """A key for as long as a process lives. Raises ConfigError where the package for keys is missing."""
+    _needed()
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    return ec.generate_private_key(ec.SECP256R1())
+
+
+def public_pem(key: EllipticCurvePrivateKey) -> bytes:
+    """Its public key in PEM."""
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+    return key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+
+
 def signed_by(bundle: Bundle, key: EllipticCurvePublicKey) -> bool:
     """Whether one of the signatures is by this key."""
     from cryptography.exceptions import InvalidSignature

@@ -81,8 +81,8 @@ def check(
     cosign: Cosign,
     drills: bool = False,
     emergency: Emergency | None = None,
-) -> Verification:
-    """Find the verdicts on a release and decide whether it may be rolled out.
+) -> tuple[Verification, Verdict | None]:
+    """Find the verdicts on a release and decide whether it may be rolled out; the answer, and the verdict that decided.
 
     Args:
         release: the release, or its digest alone.

@@ -18,7 +18,7 @@ from servegate.gates.statement import Attested
 from servegate.gates.trust import Trust
 from servegate.report.format import clean, date, duration, short_hash
 from servegate.report.records import Count, Epoch
-from servegate.report.verdict import Outcome
+from servegate.report.verdict import Outcome, Verdict
 
 # Two machines' clocks may differ this much before a verdict counts as coming from the future.
 _CLOCK_SKEW = 60.0
@@ -112,8 +112,8 @@ def verify(
     now: float,
     drills: bool = False,
     emergency: Emergency | None = None,
-) -> Verification:
-    """Decide whether a release may be rolled out.
+) -> tuple[Verification, Verdict | None]:
+    """Decide whether a release may be rolled out; the answer, and the verdict that decided.
 
     Args:
         found: statements by accepted signers.
@@ -147,7 +147,7 @@ def verify(
         overridden = reason
         code, reason = ExitCode.PASS, f"overridden by {clean(emergency.by, 80)}: {clean(emergency.reason, 300)}"
     verdict = None if chosen is None else chosen.attested.verdict
-    return Verification(
+    answer = Verification(
         accepted=code is ExitCode.PASS,
         reason=reason,
         exit_code=code,
@@ -160,6 +160,7 @@ def verify(
         checked_at=now,
         **({} if chosen is None else _facts(chosen, trust, now)),
     )
+    return answer, verdict
 
 
 def _not_counting(

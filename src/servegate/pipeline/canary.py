@@ -15,13 +15,12 @@ from servegate.pipeline.outputs import comparing
 from servegate.release import Release
 from servegate.report.live import PlanFacts
 from servegate.report.records import CanaryTick
-from servegate.report.verdict import Verdict
 from servegate.rollout.controller import Controller
 from servegate.rollout.memory import Memory
 from servegate.rollout.model import Phase, State
 from servegate.rollout.plan import Plan
 from servegate.rollout.ports import Router, Source, Store, Workload
-from servegate.rollout.prepare import FindVerdict
+from servegate.rollout.prepare import FindPast, FindVerdict
 
 UNDECIDED = ("held", "inconclusive", "unwatched", "assignment")
 """Causes of a rollback that say nothing about the release."""
@@ -52,7 +51,7 @@ def roll_out(
     ports: Ports,
     release: Release,
     stable: Release,
-    verdict: Verdict,
+    verdict: FindVerdict,
     *,
     timeline: Path,
     on_tick: Callable[[CanaryTick], None],
@@ -62,7 +61,7 @@ def roll_out(
 
     Args:
         stable: what serves now.
-        verdict: the gate's; traffic moves only when it passes and is on this very release.
+        verdict: finds the gate's verdict; traffic moves only when it passes and is on this very release.
         timeline: JSON Lines file of ticks.
         on_notice: (level, message) for people.
 
@@ -74,7 +73,7 @@ def roll_out(
     controller = controller_for(
         plan,
         ports,
-        verdict=lambda digest: verdict if verdict.release == digest else None,
+        verdict=verdict,
         timeline=timeline,
         on_tick=on_tick,
         on_notice=on_notice,
@@ -88,6 +87,7 @@ def controller_for(
     ports: Ports,
     *,
     verdict: FindVerdict,
+    past: FindPast | None = None,
     timeline: Path | None = None,
     slots: tuple[str, str] = ("blue", "green"),
     site: Mapping[str, Any] | None = None,
@@ -108,6 +108,7 @@ def controller_for(
         ports.store,
         smoke=holds,
         verdict=verdict,
+        past=past,
         compare=None if outputs is None else comparing(outputs),
         experiment=Looking(plan, on_notice) if plan.experiment is not None else lambda _: None,
         slots=slots,

@@ -16,7 +16,7 @@ from servegate.rollout.memory import Memory
 from servegate.rollout.model import SlotRelease
 from servegate.rollout.plan import Plan
 from servegate.rollout.ports import Intent, Workload
-from servegate.rollout.prepare import FindVerdict
+from servegate.rollout.prepare import FindPast
 
 
 def begin(
@@ -76,23 +76,25 @@ def begin(
     return known.with_release(serving)
 
 
-def named(
-    intent: Intent, known: Memory, verdict: FindVerdict, say: Callable[[str, str], None]
-) -> tuple[Intent, Memory]:
+def named(intent: Intent, known: Memory, past: FindPast, say: Callable[[str, str], None]) -> tuple[Intent, Memory]:
     """An intent that brings a release along, with the digest in its place; the release is remembered if verified.
 
     Args:
-        verdict: finds the gate's verdict on it.
-        say: (level, message) for people, when it cannot be read.
+        past: finds a pass it once got.
+        say: (level, message) for people, when it cannot be read or has no pass.
     """
     if intent.kind != "rollback" or not (intent.target or "").startswith("{"):
         return intent, known
     try:
         release = Release.model_validate_json(intent.target or "")
-        found = verdict(release.identity())
-    except (ValidationError, ServegateError) as error:
+    except ValidationError as error:
         say("warning", f"the release to roll back to: {error}")
         return replace(intent, target="that cannot be read"), known
+    try:
+        found = past(release, intent.by, intent.reason)
+    except ServegateError as error:
+        say("warning", f"{release.label()}: {error}")
+        found = None
     if found is not None and found.release == release.identity() and found.outcome is Outcome.PASS:
         known = known.with_release(release)
     return replace(intent, target=release.identity()), known

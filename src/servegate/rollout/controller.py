@@ -47,7 +47,7 @@ from servegate.rollout.ports import (
     Store,
     Workload,
 )
-from servegate.rollout.prepare import Compare, FindVerdict, Preparations, Probe
+from servegate.rollout.prepare import Compare, FindPast, FindVerdict, Preparations, Probe
 
 MAX_FAILED_TICKS = 10
 """Ticks in a row that may fail before the loop gives up."""
@@ -63,6 +63,7 @@ class Controller:
         router, source, workload, store: the ports.
         smoke: tells whether a slot serves its release; runs in a thread.
         verdict: finds the gate's verdict on a release; the rollout starts only with one that passes.
+        past: the same for a release that is brought along to roll back to; None: as `verdict`.
         warm: warms a slot up before its first traffic; runs in a thread.
         compare: compares what both slots answer, for a shadow; runs in a thread.
         experiment: what the plan's experiment says now; must return at once.
@@ -86,6 +87,7 @@ class Controller:
         *,
         smoke: Probe,
         verdict: FindVerdict,
+        past: FindPast | None = None,
         warm: Probe | None = None,
         compare: Compare | None = None,
         experiment: Callable[[State], ExperimentSeen | None] = lambda _: None,
@@ -108,7 +110,7 @@ class Controller:
         )  # fmt: skip
         self._trail = audit.Trail(trail)
         self._preparations = Preparations(verdict, smoke, warm, compare)
-        self._verdict = verdict
+        self._past: FindPast = past or (lambda release, _by, _reason: verdict(release.identity()))
         self._experiment = experiment
         self._notifier = Notifier(plan.notify, on_notice)
         self._requests: deque[tuple[str, str, float, str, str | None]] = deque()
@@ -285,7 +287,7 @@ class Controller:
             return None
 
     def _named(self, intent: Intent) -> Intent:
-        intent, self._memory = beginning.named(intent, self._known(), self._verdict, self.on_notice)
+        intent, self._memory = beginning.named(intent, self._known(), self._past, self.on_notice)
         return intent
 
     # --- remembering --------------------------------------------------------------------------------------------------

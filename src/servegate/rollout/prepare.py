@@ -19,7 +19,9 @@ from servegate.rollout.model import OutputsSeen, Phase, Preparation, State
 Probe = Callable[[str, Release], tuple[bool, str]]
 """(URL of the slot, release) → (it holds, one sentence)."""
 FindVerdict = Callable[[str], Verdict | None]
-"""Digest of a release → the verdict on it, None when there is none yet."""
+"""Digest of a release → the verdict on it, None when there is none yet. Raises ServegateError: why none counts."""
+FindPast = Callable[[Release, str, str], Verdict | None]
+"""(a release to roll back to, who asks, why) → a pass it once got, None when it never did."""
 Compare = Callable[[str, str, Release, Release], OutputsSeen]
 """(URL of stable, URL of the candidate, their releases) → their answers compared."""
 Kind = Literal["smoke", "warm"]

@@ -15,7 +15,8 @@ ROOT = Path(__file__).parents[3]
 FILES = [
     (schema, path)
     for schema, pattern in {
-        "plan": "rollout/*.yaml",
+        "plan": "rollout/[!m]*.yaml",
+        "site": "rollout/machine.yaml",
         "policy": "gates/*.yaml",
         "profile": "loadtest/profiles/*.yaml",
         "suite": "evals/suites/*.yaml",
@@ -26,7 +27,7 @@ FILES = [
 
 
 def test_every_kind_of_file_has_an_example() -> None:
-    assert {schema for schema, _ in FILES} == {"plan", "policy", "profile", "suite", "release"}
+    assert {schema for schema, _ in FILES} == {"plan", "site", "policy", "profile", "suite", "release"}
 
 
 @pytest.mark.parametrize(("schema", "path"), FILES, ids=lambda value: getattr(value, "name", value))

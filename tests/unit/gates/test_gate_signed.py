@@ -53,7 +53,9 @@ class Desk:
         emergency: Emergency | None = None, registry: bool = False, **rules: Any,
     ) -> Verification:  # fmt: skip
         places = signed.Places((self.verdicts,), registry)
-        return signed.check(of, places, self.trust(**rules), now=now, cosign=COSIGN, drills=drills, emergency=emergency)
+        return signed.check(
+            of, places, self.trust(**rules), now=now, cosign=COSIGN, drills=drills, emergency=emergency
+        )[0]
 
 
 @pytest.fixture
@@ -240,7 +242,7 @@ def test_many_bundles_in_one_file_and_other_files_beside_them(desk: Desk) -> Non
 def test_what_is_no_bundle_is_said_and_left_out(desk: Desk, text: str, says: str) -> None:
     path = desk.folder / "x.json"
     path.write_text(text)
-    found = signed.check(RELEASE, signed.Places((path,)), desk.trust(), now=NOW, cosign=COSIGN)
+    found, _ = signed.check(RELEASE, signed.Places((path,)), desk.trust(), now=NOW, cosign=COSIGN)
     assert says in found.left_out[0].reason
     assert found.exit_code is ExitCode.NO_VERDICT
 
@@ -311,9 +313,9 @@ def test_a_trust_file_follows_the_policy_file(desk: Desk) -> None:
     rules.write_text(RULES % "80%")
     desk.sign(verdict(RELEASE, policy_sha256=load_policy(rules).identity()))
     places = signed.Places((desk.verdicts,))
-    assert signed.check(RELEASE, places, load_trust(path), now=NOW, cosign=COSIGN).accepted
+    assert signed.check(RELEASE, places, load_trust(path), now=NOW, cosign=COSIGN)[0].accepted
     rules.write_text(RULES % "90%")
-    assert "is stale" in signed.check(RELEASE, places, load_trust(path), now=NOW, cosign=COSIGN).reason
+    assert "is stale" in signed.check(RELEASE, places, load_trust(path), now=NOW, cosign=COSIGN)[0].reason
     rules.write_text(rules.read_text().replace("name: release", "name: other"))
     with pytest.raises(ConfigError, match=r"p.yaml is policy 'other', not 'release'"):
         load_trust(path)

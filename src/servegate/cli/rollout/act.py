@@ -13,9 +13,17 @@ from typing import TYPE_CHECKING
 import click
 
 from servegate.cli.rollout import common
-from servegate.cli.rollout.common import json_option, reason_option, store_option
+from servegate.cli.rollout.common import (
+    json_option,
+    reason_option,
+    registry_option,
+    store_option,
+    trust_option,
+    verdict_option,
+)
 
 if TYPE_CHECKING:
+    from servegate.pipeline.verdicts import Verdicts
     from servegate.rollout.memory import Memory
     from servegate.rollout.model import State
     from servegate.rollout.ports import Intent
@@ -95,8 +103,11 @@ def abort(file: Path, reason: str, no_wait: bool, no_take_over: bool, as_json: b
 @store_option
 @reason_option
 @click.option("--release", type=click.Path(path_type=Path), help="File of a release that the store does not know.")
+@verdict_option
+@registry_option
+@trust_option
 @click.option(
-    "--verdict", type=click.Path(path_type=Path), help="File of the verdict on it, where no controller is at work."
+    "--override", is_flag=True, help="Go back to --release even without a pass; needs --reason, written down."
 )
 @wait_option
 @leave_option
@@ -106,7 +117,10 @@ def rollback(
     file: Path,
     reason: str,
     release: Path | None,
-    verdict: Path | None,
+    verdict: tuple[Path, ...],
+    registry: bool,
+    trust: Path | None,
+    override: bool,
     no_wait: bool,
     no_take_over: bool,
     as_json: bool,
@@ -127,10 +141,12 @@ def rollback(
         target = load(release, Release).model_dump_json()
     elif name is not None:
         target = _digest(file, name)
-    files = () if verdict is None else (verdict,)
+    if override and (release is None or trust is None or not reason.strip()):
+        raise ConfigError("--override goes with --release, --trust and --reason: it is written down")
+    trusted = None if release is None or trust is None else common.verdicts(trust, verdict, registry)
     _ask(
         file, "rollback", reason, target, as_json=as_json, take_over=not no_take_over, to_the_end=not no_wait,
-        verdict_files=files,
+        trusted=trusted, override=override,
     )  # fmt: skip
 
 
@@ -174,7 +190,8 @@ def _ask(
     as_json: bool,
     take_over: bool,
     to_the_end: bool = False,
-    verdict_files: tuple[Path, ...] = (),
+    trusted: Verdicts | None = None,
+    override: bool = False,
 ) -> None:
     """Leave an intent, see it carried out by the controller or by ourselves, and say what came of it."""
     from servegate.errors import ConfigError, InfrastructureError
@@ -193,7 +210,7 @@ def _ask(
         if outcome is None and _nobody(store) and take_over and found.site is not None:
             if not as_json and not found.state.phase.finished:
                 click.echo("no controller is at work on it: this command takes over", err=True)
-            with common.taken_over(file, found, verdict_files) as controller:
+            with common.taken_over(file, found, trusted, override=override) as controller:
                 state = common.run(controller)
             outcome = store.outcome(intent)
         elif outcome is not None and to_the_end and not outcome.startswith("refused: "):

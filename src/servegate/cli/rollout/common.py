@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from servegate.report.verdict import Verdict
+    from servegate.pipeline.verdicts import Verdicts
     from servegate.rollout.controller import Controller
     from servegate.rollout.memory import Memory
     from servegate.rollout.model import State
@@ -29,6 +29,20 @@ store_option = click.option(
     help="The file in which the rollout is remembered.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+trust_option = click.option(
+    "--trust",
+    type=click.Path(path_type=Path),
+    envvar="SERVEGATE_TRUST",
+    show_envvar=True,
+    help="File that says whose verdicts count; see docs/verdicts.md.",
+)
+verdict_option = click.option(
+    "--verdict",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    help="Signed verdict, or a folder of such; repeatable. Without: the registry of the release's image is asked.",
+)
+registry_option = click.option("--registry", is_flag=True, help="Ask the registry as well as --verdict.")
 reason_option = click.option("--reason", default="", metavar="TEXT", help="Why; kept in the history.")
 
 
@@ -92,16 +106,23 @@ def plan_of(known: Memory) -> Plan | None:
         return None
 
 
-def verdicts(files: tuple[Path, ...]) -> Callable[[str], Verdict | None]:
-    """Finds the verdict on a release among files."""
-    from servegate.report.verdict import Verdict
+def verdicts(trust: Path, files: tuple[Path, ...], registry: bool) -> Verdicts:
+    """Verdicts that count by a trust file; the registry is asked where no file is named."""
+    from servegate.gates.trust import load_trust
+    from servegate.pipeline import verdicts
 
-    found = {verdict.release: verdict for verdict in (Verdict.read(file) for file in files)}
-    return found.get
+    return verdicts.Verdicts(load_trust(trust), verdicts.files(files, registry=registry or not files))
+
+
+def emergencies(store: Path) -> Path:
+    """Where it is written down that a release was rolled back to by less than a verdict that counts now."""
+    return store.with_name("emergencies.jsonl")
 
 
 @contextmanager
-def taken_over(file: Path, known: Memory, verdict_files: tuple[Path, ...] = ()) -> Iterator[Controller]:
+def taken_over(
+    file: Path, known: Memory, trusted: Verdicts | None = None, *, override: bool = False
+) -> Iterator[Controller]:
     """A controller for the rollout that a store knows, at the site it names; it shows what happens in this terminal.
 
     Raises:
@@ -110,6 +131,7 @@ def taken_over(file: Path, known: Memory, verdict_files: tuple[Path, ...] = ()) 
     """
     from servegate.pipeline.canary import controller_for, remembered_plan, shown
     from servegate.pipeline.site import opened, remembered
+    from servegate.pipeline.verdicts import none_given
     from servegate.report.live import CanaryView
 
     plan = remembered_plan(known)
@@ -119,7 +141,8 @@ def taken_over(file: Path, known: Memory, verdict_files: tuple[Path, ...] = ()) 
             place,
             slots=place.slots,
             site=place.document,
-            verdict=verdicts(verdict_files),
+            verdict=none_given if trusted is None else trusted.find(*known.releases.values()),
+            past=None if trusted is None else trusted.past(emergencies(file), override=override),
             timeline=file.with_name("timeline.jsonl"),
             on_tick=lambda tick: None if tick.phase == known.state.phase and known.state.phase.finished else view(tick),
             on_notice=notice,

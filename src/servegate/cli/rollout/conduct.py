@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 import click
 
 from servegate.cli.rollout import common
-from servegate.cli.rollout.common import json_option, store_option
+from servegate.cli.rollout.common import json_option, registry_option, store_option, trust_option, verdict_option
 
 if TYPE_CHECKING:
+    from servegate.release import Release
     from servegate.rollout.plan import Plan
     from servegate.rollout.ports import Store
 
@@ -65,13 +66,9 @@ def machine(site: Path, stable: Path | None) -> None:
 @click.argument("release", type=click.Path(path_type=Path))
 @click.option("--site", type=click.Path(path_type=Path), required=True, help="File that says where.")
 @click.option("--plan", type=click.Path(path_type=Path), required=True, help="File of the plan.")
-@click.option(
-    "--verdict",
-    type=click.Path(path_type=Path),
-    multiple=True,
-    required=True,
-    help="File of the gate's verdict on the release; repeatable.",
-)
+@verdict_option
+@registry_option
+@trust_option
 @click.option("--stable", type=click.Path(path_type=Path), help="File of the release that serves, the first time.")
 @click.option("--guard", "guarded", is_flag=True, help="Go on watching after the promotion, as `rollout guard` does.")
 @listen_option
@@ -82,6 +79,8 @@ def start(
     site: Path,
     plan: Path,
     verdict: tuple[Path, ...],
+    registry: bool,
+    trust: Path | None,
     stable: Path | None,
     guarded: bool,
     listen: str | None,
@@ -90,7 +89,10 @@ def start(
 ) -> None:
     """Roll the RELEASE file out, or go on with it, and stay until it is promoted or rolled back.
 
-    Exit codes: 0 promoted, 1 rolled back, 2 configuration, 3 undecided, 4 could not go on or not proven.
+    It begins only with a passing verdict that counts by the --trust file.
+
+    Exit codes: 0 promoted, 1 rolled back or refused by its verdict, 2 configuration, 3 undecided or no verdict that
+    counts, 4 could not go on or not proven.
     """
     from rich.console import Console
 
@@ -105,9 +107,9 @@ def start(
 
     where, rules, wanted = load_site(site), load_plan(plan), load(release, Release)
     serving = None if stable is None else load(stable, Release)
-    find = common.verdicts(verdict)
-    if find(wanted.identity()) is None:
-        raise ConfigError(f"none of the verdicts is on {wanted.label()}: {wanted.identity()}")
+    if trust is None:
+        raise ConfigError("whose verdicts count? Give --trust FILE: no verdict, no traffic")
+    trusted = common.verdicts(trust, verdict, registry)
     if guarded and rules.guard is None:
         raise ConfigError(f"plan {rules.name} has no `guard`")
     console = Console(stderr=as_json)
@@ -116,13 +118,16 @@ def start(
         controller = controller_for(
             rules,
             place,
-            verdict=find,
+            verdict=trusted.find(wanted),
+            past=trusted.past(common.emergencies(where.store)),
             slots=place.slots,
             site=place.document,
             timeline=where.store.with_name("timeline.jsonl"),
             on_notice=common.notice,
         )
         _not_frozen(rules, place.store)
+        if not _under_way(place.store, wanted):
+            trusted.require(wanted)
         state = controller.start(wanted, serving)
         with CanaryView(shown(rules, state), console) as view:
             controller.on_tick = view
@@ -175,6 +180,16 @@ def _not_frozen(plan: Plan, store: Store) -> None:
     found, _ = memory.load(store)
     if frozen is not None and (found is None or found.state.phase.finished):
         raise ConfigError(f"plan {plan.name} is {frozen}; abort and rollback are never frozen")
+
+
+def _under_way(store: Store, release: Release) -> bool:
+    """Whether a rollout of this release goes on, whose verdict was looked at when it began."""
+    from servegate.rollout import memory
+
+    found, _ = memory.load(store)
+    if found is None or found.state.phase.finished or found.state.verdict is None:
+        return False
+    return release.identity() in {item.release for item in found.state.slots.values()}
 
 
 @contextmanager
