@@ -32,6 +32,7 @@ import yaml
 
 from servegate import __version__
 from servegate.contract import write_atomic
+from servegate.demo.desk import Desk
 from servegate.demo.summary import machine_facts
 from servegate.process import Child, free_ports, python
 from servegate.release import Engine, Model, Release
@@ -107,6 +108,7 @@ class Site:
     def __init__(self, folder: Path, seed: int) -> None:
         self.folder, self.rng, self.number = folder, random.Random(seed), 0
         folder.mkdir(parents=True)
+        self.desk = Desk(folder)
         port, admin, blue, green = free_ports(4)
         self.file, self.plan = folder / "site.yaml", folder / "plan.yaml"
         rules = {
@@ -142,7 +144,7 @@ class Site:
             policy="bench", policy_sha256="sha256:" + "0" * 64, release=item.identity(), outcome=Outcome.PASS,
             results=(), reports=(), decided_at=time.time(), decided_by="bench", tool=f"servegate {__version__}",
         )  # fmt: skip
-        verdict.write(self.folder / f"{item.name}.verdict.json")
+        self.desk.sign(verdict, item, self.folder / f"{item.name}.verdict.json")
         return path
 
     def roll_out(self, kills: int) -> dict[str, Any]:
@@ -156,7 +158,8 @@ class Site:
         before = Counter(self.users.answers)
         command = [
             *COMMAND, "rollout", "start", str(path), "--site", str(self.file), "--plan", str(self.plan),
-            "--verdict", str(self.folder / f"{item.name}.verdict.json"), "--json",
+            "--verdict", str(self.folder / f"{item.name}.verdict.json"),
+            "--trust", str(self.folder / "trust.yaml"), "--json",
         ]  # fmt: skip
         if self.number == 1:
             command += ["--stable", str(self.stable)]

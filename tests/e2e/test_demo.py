@@ -18,6 +18,9 @@ from typing import Any
 import pytest
 
 from servegate.contract import sha256_file
+from servegate.gates.trust import load_trust
+from servegate.pipeline.verdicts import Verdicts, files
+from servegate.release import Release
 from servegate.report.model import Report
 from servegate.report.records import CanaryTick, RequestRecord, read_records
 from servegate.report.verdict import Verdict
@@ -130,6 +133,8 @@ def test_every_stage_left_its_report_and_the_verdict_names_them(ended: Ended) ->
         verdict = Verdict.read(folder / "verdict.json")
         reports = [Report.read(folder / stage / "report.json") for stage in ("smoke", "evals", "load")]
         assert set(verdict.reports) == {report.identity() for report in reports}
+        trusted = Verdicts(load_trust(ended.output / "trust.yaml"), files([folder]))
+        trusted.require(Release.read(folder / "release.json"))
         assert {report.subject.release for report in reports} == {verdict.release}
         for report, stage in zip(reports, ("smoke", "evals", "load"), strict=True):
             for sample in report.samples:

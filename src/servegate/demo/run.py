@@ -137,6 +137,7 @@ def _release(
     if found.verdict.outcome is not Outcome.PASS:
         return replace(story, reason=f"the gate said {found.verdict.outcome}")
 
+    release.write(output / "release.json")
     verdicts = desk.sign(found.verdict, release, output / "verdict.bundle.json")
     ticks: list[CanaryTick] = []
     with CanaryView(_shown(plan, {serving: stable.name, idle: release.name}, release), stages.console) as view:
