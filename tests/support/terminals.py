@@ -111,7 +111,12 @@ class Site:
         key, public = key_pair(folder)
         (folder / "trust.yaml").write_text(f"version: 1\nname: t\nsigners: [{{name: desk, key: {public.name}}}]\n")
         self.url, self.store = f"http://127.0.0.1:{front}", folder / "run" / "rollout.db"
-        for name, fault in (("v1", ()), ("v2", ()), ("v3", ("--fault", "errors:rate=0.5,after=12s"))):
+        for name, fault in (
+            ("v1", ()),
+            ("v2", ()),
+            ("v3", ("--fault", "errors:rate=0.5,after=12s")),
+            ("v4", ("--fault", "wrong:rate=0.6")),
+        ):
             release = Release(
                 name=name,
                 model=Model(uri="builtin://knowledge", served_name="m"),

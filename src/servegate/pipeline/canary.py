@@ -10,7 +10,9 @@ from servegate import smoke
 from servegate.config import validate
 from servegate.endpoint import Endpoint
 from servegate.errors import ConfigError, ExitCode
+from servegate.pipeline import live_quality
 from servegate.pipeline.events import Looking
+from servegate.pipeline.live_quality import LiveQuality
 from servegate.pipeline.outputs import comparing
 from servegate.release import Release
 from servegate.report.live import PlanFacts
@@ -66,7 +68,7 @@ def roll_out(
         on_notice: (level, message) for people.
 
     Raises:
-        ConfigError: another rollout is under way.
+        ConfigError: another rollout is under way, or a suite that the plan names is not what it says.
         InfrastructureError: the machine cannot go on.
     """
 
@@ -78,6 +80,7 @@ def roll_out(
         on_tick=on_tick,
         on_notice=on_notice,
     )
+    live_quality.read_suites(plan)
     controller.start(release, stable)
     return controller.run()
 
@@ -111,6 +114,7 @@ def controller_for(
         past=past,
         compare=None if outputs is None else comparing(outputs),
         experiment=Looking(plan, on_notice) if plan.experiment is not None else lambda _: None,
+        asking=LiveQuality(plan, on_notice) if live_quality.checks_of(plan) else None,
         slots=slots,
         timeline=timeline,
         trail=None if timeline is None else timeline.with_name("audit.jsonl"),

@@ -195,9 +195,16 @@ class Quality(_Check):
     """
 
     kind: Literal["quality"]
-    suite: str = Field("", description="name of the suite, when several are asked")
-    items: Annotated[int, Field(ge=1)] = Field(description="size of the suite")
-    of: Literal["suite", "population"] = Field("suite", description="what the statement is about")
+    suite: Annotated[str, Field(min_length=1, max_length=1000)] = Field(description="file of the suite (evals/suites)")
+    items: Annotated[int, Field(ge=1)] = Field(description="how many items the suite has")
+    rate: Annotated[float, Field(gt=0, le=100)] = Field(
+        0.2, description="items per second that are asked of both slots, past the router"
+    )
+    of: Literal["suite", "population"] = Field(
+        "suite",
+        description="what the statement is about: the items of this suite, or the population they were drawn from one "
+        "by one",
+    )
     margin: Fraction = share_field("2%", "drop of the mean score that is still accepted")
     promote_margin: Fraction | None = Field(
         None, description="before the last step there must be evidence that the drop is less than this"

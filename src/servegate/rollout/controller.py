@@ -24,12 +24,13 @@ from servegate.contract import canonical_json
 from servegate.errors import ConfigError, InfrastructureError
 from servegate.release import Release
 from servegate.report.records import CanaryTick, to_line
-from servegate.rollout import audit, beginning, memory, model
+from servegate.rollout import audit, beginning, live, memory, model
 from servegate.rollout.decide import decide
 from servegate.rollout.deltas import BucketError, between
 from servegate.rollout.experiment import ExperimentSeen
 from servegate.rollout.journal import append_line
 from servegate.rollout.leading import Leadership
+from servegate.rollout.live import Asking
 from servegate.rollout.memory import HistoryLine, Memory
 from servegate.rollout.model import Action, Decision, Observation, Phase, Readings, SlotDelta, State
 from servegate.rollout.notify import Notifier
@@ -67,6 +68,7 @@ class Controller:
         warm: warms a slot up before its first traffic; runs in a thread.
         compare: compares what both slots answer, for a shadow; runs in a thread.
         experiment: what the plan's experiment says now; must return at once.
+        asking: asks both slots items for checks on quality (rollout/live.py).
         slots: names of the two slots.
         timeline: JSON Lines file that gets every tick, for showing.
         trail: JSON Lines file that gets all that every decision rested on (rollout/audit.py).
@@ -91,6 +93,7 @@ class Controller:
         warm: Probe | None = None,
         compare: Compare | None = None,
         experiment: Callable[[State], ExperimentSeen | None] = lambda _: None,
+        asking: Asking | None = None,
         slots: tuple[str, str] = ("blue", "green"),
         timeline: Path | None = None,
         trail: Path | None = None,
@@ -112,6 +115,7 @@ class Controller:
         self._preparations = Preparations(verdict, smoke, warm, compare)
         self._past: FindPast = past or (lambda release, _by, _reason: verdict(release.identity()))
         self._experiment = experiment
+        self._asking = asking
         self._notifier = Notifier(plan.notify, on_notice)
         self._requests: deque[tuple[str, str, float, str, str | None]] = deque()
         self._memory: Memory | None = None
@@ -260,6 +264,7 @@ class Controller:
             preparation=self._preparations.seen(state),
             verified=self._known().names(),
             experiment=self._experiment(state),
+            asked=() if self._asking is None else self._asking(state, live.targets(self._known(), self.workload)),
             outputs=self._preparations.compared(state.rollout),
             delivered=self._notifier.delivered(),
             readings=readings,

@@ -6,6 +6,7 @@ import math
 from datetime import UTC, datetime
 
 from servegate.rollout import capacity, evidence, reasons, scaling
+from servegate.rollout.checks import Quality
 from servegate.rollout.memory import Memory
 from servegate.rollout.model import CheckState, Phase, State
 from servegate.rollout.plan import Plan
@@ -152,14 +153,17 @@ def _evidence(plan: Plan, state: State) -> list[str]:
     out = []
     for check in judged.checks:
         gathered = checks.get(check.name) or CheckState()
+        unit = "items" if isinstance(check, Quality) else "intervals"
         text = f"against it {_part(evidence.log_e(judged, check, gathered), judged.log_limit(check))}"
         promotion = evidence.promote_log_e(judged, check, gathered)
         if promotion is not None and state.guard is None:
             shown = "shown" if gathered.promote_reached else _part(promotion, judged.promote_log_limit)
             text += f"   for promotion {shown}"
         if gathered.skipped:
-            text += f"   ({gathered.skipped} intervals skipped: {gathered.skipped_because})"
-        out.append(f"  {'check':<10} {check.name:<14} {gathered.intervals:>4} intervals   {text}")
+            text += f"   ({gathered.skipped} {unit} skipped: {gathered.skipped_because})"
+        elif isinstance(check, Quality) and gathered.asked >= check.items:
+            text += "   (the whole suite has been asked)"
+        out.append(f"  {'check':<10} {check.name:<14} {gathered.intervals:>4} {unit:<9}   {text}")
     return out
 
 

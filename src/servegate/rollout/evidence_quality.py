@@ -1,18 +1,10 @@
 """Evidence about answers: items of a suite, asked of both slots while the canary runs.
 
-Per item, d = score of the candidate - score of stable, in [-1, 1]; w = (1 - d) / 2 is bounded and its mean grows with
-the harm. Items are asked in a random order that was fixed beforehand, so the i-th of N is a draw without replacement.
-About the *suite*, the null "its mean difference is at least -margin" fixes the mean of what is left:
-
-    E[w_i | the ones before] <= (N (1 + margin) / 2 - sum of the w before) / (N - i + 1),
-
-and a bet is made against that (Waudby-Smith and Ramdas, "Confidence sequences for sampling without replacement",
-NeurIPS 2020, arXiv 2006.04347): the last items are worth more, and when all were asked the answer is certain. About the
-*population* the items were drawn from, the bound stays (1 + margin) / 2. The differences are paired, so a hard item is
-hard for both.
-
-An item that is asked again is no new sample: only positions beyond the last one count. An item that one slot answered
-and the other did not scores 0 for the other; one that neither answered counts as spent without a bet.
+A bet per item on the paired difference of scores, against the plan's margin: about this suite without replacement, or
+about the population it was drawn from (stats/quality.py has the hypotheses and the proof). Items come in a random order
+that was fixed beforehand, and only positions beyond the last one count: an item that is asked again is no new sample.
+An item that a slot did not answer has no score and is no bet. It is counted apart: whether a slot answers at all is
+what the checks on errors judge.
 """
 
 from __future__ import annotations
@@ -23,45 +15,53 @@ from servegate.rollout.evidence_counts import bet
 from servegate.rollout.interval import View
 from servegate.rollout.model import CheckState
 from servegate.rollout.plan import Plan
+from servegate.rollout.seen import Asked
+from servegate.stats import quality
 
-NEVER = 1e-9
-"""In place of a bound of 0: what is left cannot be worse under the null, so a worse item refutes it."""
+EXAMPLES = 3
+"""Items answered worse that the reason names."""
 
 
 def advance(plan: Plan, check: Quality, state: CheckState, view: View) -> CheckState:
     """All new items of a tick, one after the other."""
     for asked in view.asked:
-        if asked.suite != check.suite or not state.asked <= asked.position < check.items:
+        if asked.check != check.name or not state.asked <= asked.position < check.items:
             continue
-        state = _one(plan, check, state, asked.position, asked.candidate, asked.stable)
+        if state.suite not in (None, asked.suite):
+            # Another order of other items: what was drawn there says nothing about what is left here.
+            state = state.model_copy(update={"skipped_because": "the suite was changed while the rollout ran"})
+            continue
+        state = _one(plan, check, state, asked)
     return state
 
 
-def _one(
-    plan: Plan, check: Quality, state: CheckState, position: int, candidate: float | None, stable: float | None
-) -> CheckState:
-    state = state.model_copy(update={"asked": position + 1})
-    if candidate is None and stable is None:
-        return state
-    difference = (candidate or 0.0) - (stable or 0.0)
-    worse = (1 - difference) / 2
-    update: dict[str, object] = {"judged": state.judged + 1, "worse": state.worse + worse}
-    bound = _bound(check, state, (1 + check.margin) / 2)
-    update["against"] = bet(bets.bets_against(plan.horizon(check)), state.against, [(worse / max(bound, NEVER), 1)])
-    update["observed"] = state.observed - difference
-    update["bound"] = state.bound + check.margin
+def _one(plan: Plan, check: Quality, state: CheckState, asked: Asked) -> CheckState:
+    # Positions passed over were asked by nobody we have heard of: spent all the same.
+    before = quality.Sums(asked=asked.position, scored=state.judged, harm=state.worse)
+    update: dict[str, object] = {"asked": asked.position + 1, "suite": asked.suite}
+    if asked.candidate is None or asked.stable is None:
+        lost = [name for name, score in (("the candidate", asked.candidate), ("stable", asked.stable)) if score is None]
+        error = asked.candidate_error or asked.stable_error
+        because = f"item {asked.item} got no answer of {' and '.join(lost)}{f' ({error})' if error else ''}"
+        return state.model_copy(update={**update, "skipped": state.skipped + 1, "skipped_because": because})
+    horizon, size = plan.horizon(check), check.items if check.of == "suite" else None
+    worse = quality.harm(asked.candidate, asked.stable)
+    update |= {
+        "judged": state.judged + 1,
+        "worse": state.worse + worse,
+        "intervals": state.intervals + 1,
+        "against": bet(
+            bets.bets_against(horizon), state.against, [(quality.ratio_against(worse, check.margin, size, before), 1)]
+        ),
+    }
     if check.promote_margin is not None:
-        # From the other side: 1 - w has at most this mean where the drop is at least the promotion margin.
-        least = 1 - _bound(check, state, (1 + check.promote_margin) / 2)
-        update["promote"] = bet(
-            bets.bets_for(plan.horizon(check)), state.promote, [((1 - worse) / max(least, NEVER), 1)]
-        )
-    return state.model_copy(update={**update, "intervals": state.intervals + 1})
+        ratio = quality.ratio_for(worse, check.promote_margin, size, before)
+        update["promote"] = bet(bets.bets_for(horizon), state.promote, [(ratio, 1)])
+    if asked.candidate < asked.stable:
+        update["worse_items"] = (*state.worse_items, asked.item)[-EXAMPLES:]
+    return state.model_copy(update=update)
 
 
-def _bound(check: Quality, state: CheckState, mean: float) -> float:
-    """Mean of the next w under the null whose mean over all items is `mean`, within what w can be."""
-    if check.of == "population":
-        return mean
-    left = check.items - state.judged
-    return min(1.0, max(0.0, (check.items * mean - state.worse) / left)) if left > 0 else mean
+def drop_of_mean(state: CheckState) -> float:
+    """How far the candidate's mean score was below stable's, over the items with two scores."""
+    return 2 * state.worse / state.judged - 1 if state.judged else 0.0

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from servegate.rollout import bets
-from servegate.stats import eprocess, shift
+from servegate.stats import eprocess, quality, shift
 
 if TYPE_CHECKING:
     from servegate.rollout.checks import Check, LatencyVsStable, Quality
@@ -41,6 +41,10 @@ def problem(plan: Plan) -> str | None:
                 f"{int(step.min_requests * plan.limits.step / takes)} would fit"
             )
     for check in plan.checks:
+        if check.kind == "quality":
+            if (said := _quality_problem(plan, check)) is not None:
+                return said
+            continue
         if not _can_fire(plan, check, 1, 1):
             needs = _remedy(partial(_can_fire, plan, check), plan)
             return (
@@ -129,8 +133,6 @@ def _can_fire(plan: Plan, check: Check, time: float, traffic: float) -> bool:
     if check.kind == "latency-vs-stable":
         # As loud as it can be: ten times as slow.
         return _filtered(plan, check, time, traffic, lambda _: math.log(10), against=True) >= plan.log_limit(check)
-    if check.kind == "quality":
-        return _asked(check, 1.0, check.margin, bets.bets_against(plan.horizon(check)), plan.log_limit(check))
     if check.kind == "errors-vs-stable" and check.per_request:
         return True
     how, limit = bets.bets_against(plan.horizon(check)), plan.log_limit(check)
@@ -157,9 +159,6 @@ def _can_promote(plan: Plan, check: Check, time: float, traffic: float) -> bool:
         # An unchanged release scatters around no difference by the noise of its counts.
         reached = _filtered(plan, check, time, traffic, lambda noise: margin + noise, against=False)
         return reached >= plan.promote_log_limit
-    if check.kind == "quality" and check.promote_margin is not None:
-        mean = (1 + check.promote_margin) / 2
-        return _asked(check, 0.5 / (1 - mean), None, bets.bets_for(plan.horizon(check)), plan.promote_log_limit)
     if check.kind != "errors-slo" or check.promote_at_most is None:
         return True
     ratio = 1 / (1 - check.promote_at_most)
@@ -193,12 +192,49 @@ def _filtered(
     return best
 
 
-def _asked(check: Quality, ratio: float, margin: float | None, how: eprocess.Bets, limit: float) -> bool:
-    """Whether all items of the suite suffice when each says the same: `ratio`, or the loudest against a margin."""
-    wealth = tuple[float, ...]()
-    said = ratio if margin is None else ratio / ((1 + margin) / 2)
+def _quality_problem(plan: Plan, check: Quality) -> str | None:
+    """Why a check on quality could not decide: too few items in the suite, or too few asked in the time there is."""
+    with_control = [step for step in plan.steps[:-1] if step.weight < 100]
+    lasts = math.fsum(step.min_time for step in with_control)
+    asks = min(check.items, int(lasts * check.rate + 1e-9))
+    how, log_limit = bets.bets_against(plan.horizon(check)), plan.log_limit(check)
+    needed = _items(check, 1.0, check.margin, how, log_limit, against=True)
+    if needed is None or needed > asks:
+        return (
+            f"check {check.name} could not reach its limit (e-value {math.exp(log_limit):.0f}) before the promotion "
+            f"even if the candidate failed every item: {_short(check, asks, needed, lasts)}"
+        )
+    if check.promote_margin is None:
+        return None
+    lasts += max(0.0, plan.limits.step - with_control[-1].min_time)
+    asks = min(check.items, int(lasts * check.rate + 1e-9))
+    how, log_limit = bets.bets_for(plan.horizon(check)), plan.promote_log_limit
+    needed = _items(check, 0.5, check.promote_margin, how, log_limit, against=False)
+    if needed is None or needed > asks:
+        return (
+            f"check {check.name} could not show within the time limits that a release with the same answers is not "
+            f"worse (e-value {math.exp(log_limit):.0f}): {_short(check, asks, needed, lasts)}, or a wider margin"
+        )
+    return None
+
+
+def _short(check: Quality, asks: int, needed: int | None, lasts: float) -> str:
+    has = f"{asks} items are asked ({check.items} in the suite, {check.rate:g} items/s for {lasts:.0f}s)"
+    if needed is None:
+        return f"{has}, and the whole suite would not do; it needs a larger suite"
+    rate = math.ceil(1000 * needed / lasts) / 1000 if lasts > 0 else math.inf
+    return f"{has} and {needed} are needed: a rate of {rate:g} or longer steps"
+
+
+def _items(
+    check: Quality, harm: float, margin: float, how: eprocess.Bets, limit: float, *, against: bool
+) -> int | None:
+    """Items until the limit when every one does the same harm; None when the suite has not so many."""
+    wealth, ratio = tuple[float, ...](), quality.ratio_against if against else quality.ratio_for
+    size = check.items if check.of == "suite" else None
     for n in range(check.items):
+        said = ratio(harm, margin, size, quality.Sums(asked=n, scored=n, harm=n * harm))
         wealth = eprocess.advance(how, n, wealth, [(said, 1)])
         if eprocess.log_e(how, n + 1, wealth) >= limit:
-            return True
-    return False
+            return n + 1
+    return None

@@ -150,8 +150,10 @@ class CheckState(Contract):
     bad: dict[Slot, Amount] = Field(default_factory=dict, description="recent bad requests, older ones fading")
     seen: dict[Slot, Amount] = Field(default_factory=dict, description="recent requests, older ones fading")
     asked: Count = Field(0, description="position in the suite up to which items count")
-    judged: Count = Field(0, description="items that were answered by at least one slot")
+    suite: Sha256 | None = Field(None, description="the suite these positions belong to")
+    judged: Count = Field(0, description="items that both slots answered")
     worse: Amount = Field(0.0, description="sum of (1 - difference of scores) / 2 over them")
+    worse_items: tuple[str, ...] = Field((), description="ids of items lately answered worse than by stable")
 
 
 HeldCause = Literal[

@@ -26,6 +26,7 @@ from servegate.rollout.checks import (
     ErrorsVsStable,
     LatencySlo,
     Name,
+    Quality,
     share_field,
     time_field,
 )
@@ -242,7 +243,12 @@ class Plan(Config):
         return -math.log(self.promote_alpha)
 
     def horizon(self, check: Check) -> int:
-        """Intervals over which late starts of evidence are spread: all that fit into the plan's time limits."""
+        """Intervals over which late starts of evidence are spread: all that fit into the plan's time limits.
+
+        Of a check on quality: all items of the suite.
+        """
+        if isinstance(check, Quality):
+            return check.items
         longest = self.limits.step * len(self.steps) + self.limits.held
         return max(1, math.ceil(longest / check.interval))
 

@@ -14,6 +14,7 @@ from servegate.rollout.checks import (
     LatencyVsStable,
     Quality,
 )
+from servegate.rollout.evidence_quality import drop_of_mean
 from servegate.rollout.model import CheckState, State
 from servegate.rollout.plan import Plan
 
@@ -61,9 +62,12 @@ def against(plan: Plan, check: Check, state: State) -> str:
             f"{_percent(math.expm1(mean))} against a margin of {_percent(check.margin)} {over} ({told})"
         )
     if isinstance(check, Quality):
+        items = f"{gathered.judged} item{'s' if gathered.judged != 1 else ''} asked of both"
+        about = f"{check.items} in the suite" if check.of == "suite" else "drawn from a population"
+        named = f", lately {', '.join(gathered.worse_items)}" if gathered.worse_items else ""
         return (
-            f"{candidate} answers worse than {stable}: {_points(-mean)} over {gathered.judged} items against a margin "
-            f"of {_points(check.margin)} ({told})"
+            f"{candidate} answers worse than {stable}: {_points(drop_of_mean(gathered))} lower over {items} "
+            f"({about}{named}) against a margin of {_points(check.margin)} ({told})"
         )
     return (
         f"{candidate} breaks its objective: {_percent(mean)} of requests {_slo_words(check)} against a limit of "

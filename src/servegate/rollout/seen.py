@@ -157,12 +157,16 @@ class OutputsSeen(Contract):
 
 
 class Asked(Contract):
-    """One item of a suite that was asked of both slots. A score is in [0, 1]; none: the slot did not answer."""
+    """One item of a suite that was asked of both slots. A score is in [0, 1]; none: the slot gave no answer."""
 
-    suite: str = ""
+    check: str = Field(description="name of the check that it was asked for")
+    suite: Sha256 = Field(description="of the suite: positions in another one are not comparable")
     position: Count = Field(description="in the suite's random order, fixed beforehand; asked again it keeps it")
+    item: str = Field("", description="id of the item")
     candidate: Annotated[float, Field(ge=0, le=1)] | None = None
     stable: Annotated[float, Field(ge=0, le=1)] | None = None
+    candidate_error: str = Field("", description="why there is no score; untrusted text")
+    stable_error: str = ""
 
 
 class Observation(Contract):

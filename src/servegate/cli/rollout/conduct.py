@@ -99,6 +99,7 @@ def start(
     from servegate.config import load
     from servegate.errors import ConfigError
     from servegate.pipeline.canary import controller_for, shown
+    from servegate.pipeline.live_quality import read_suites
     from servegate.pipeline.site import load_site, opened
     from servegate.release import Release
     from servegate.report.live import CanaryView
@@ -112,6 +113,7 @@ def start(
     trusted = common.verdicts(trust, verdict, registry)
     if guarded and rules.guard is None:
         raise ConfigError(f"plan {rules.name} has no `guard`")
+    read_suites(rules)
     console = Console(stderr=as_json)
     with opened(where) as place, _alerts(rules, place.store, listen, token_file):
         common.check_source(place.source, rules)
