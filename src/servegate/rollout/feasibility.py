@@ -9,6 +9,7 @@ often and how soon is what `simulate` tells.
 
 from __future__ import annotations
 
+import bisect
 import math
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 _SCALES = tuple(1.25**power for power in range(1, 50))
 TYPICAL_SIGMA = 0.6
 """Standard deviation of the logarithm of a request's latency that is assumed: half to twice the median is common."""
+_FILTERED = 500
+"""The same for intervals of a latency filter, in which weather sets the pace."""
 _ENOUGH = 2_000
 """Intervals of one step after which a check that has not decided never will, in practice."""
 
@@ -64,8 +67,8 @@ def problem(plan: Plan) -> str | None:
 
 
 def _remedy(works: Callable[[float, float], bool], plan: Plan) -> str:
-    time = next((scale for scale in _SCALES if works(scale, 1)), None)
-    traffic = next((scale for scale in _SCALES if works(1, scale)), None)
+    time = _least(lambda scale: works(scale, 1))
+    traffic = _least(lambda scale: works(1, scale))
     total = sum(step.min_time for step in plan.steps)
     ways = []
     if time:
@@ -75,6 +78,12 @@ def _remedy(works: Callable[[float, float], bool], plan: Plan) -> str:
     if not ways:
         return "no traffic and no time would do with these weights; it needs a step with 40% to 60%"
     return "it would take " + " or ".join(ways)
+
+
+def _least(works: Callable[[float], bool]) -> float | None:
+    """The least scale that works; more time or traffic never decides less."""
+    at = bisect.bisect_left(_SCALES, True, key=works)
+    return _SCALES[at] if at < len(_SCALES) else None
 
 
 def _intervals(
@@ -183,7 +192,7 @@ def _filtered(
         stable = requests * (1 - weight) / weight
         noise = TYPICAL_SIGMA**2 * math.pi / 3 * (1 / requests + 1 / stable)
         length = max(check.interval, requests / (plan.expect.requests_per_second * traffic * weight))
-        for _ in range(min(fit, _ENOUGH)):
+        for _ in range(min(fit, _FILTERED)):
             y, sign = shifted(sign * math.sqrt(noise)), -sign
             state = shift.advance(how, state._replace(since=state.since + length), np.array(y), np.array(noise))
             best = max(best, float(shift.log_e(how, state)))
