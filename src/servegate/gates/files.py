@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import getpass
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,14 +58,27 @@ def decide(
     Raises:
         ConfigError: a file is wrong, or the question makes no sense (see `evaluate`).
     """
-    rules, lines = load_placed(policy)
-    given = load_reports(reports)
-    before, known = load_compared(rules, baselines, answers=answers)
-    if answers or _compares(rules):
-        known |= load_answers(reports, given)
-    judged = None if release is None else load_release(release)
-    verdict = evaluate(rules, given, before, answers=known, release=judged, now=now, decided_by=decider())
-    return place(verdict, policy, lines), Backing(given, before, known)
+    with _collection_paused():
+        rules, lines = load_placed(policy)
+        given = load_reports(reports)
+        before, known = load_compared(rules, baselines, answers=answers)
+        if answers or _compares(rules):
+            known |= load_answers(reports, given)
+        judged = None if release is None else load_release(release)
+        verdict = evaluate(rules, given, before, answers=known, release=judged, now=now, decided_by=decider())
+        return place(verdict, policy, lines), Backing(given, before, known)
+
+
+@contextmanager
+def _collection_paused() -> Iterator[None]:
+    """Without the cyclic garbage collector: tens of thousands of records hold no cycles, and it looks at each again."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _compares(policy: Policy) -> bool:
