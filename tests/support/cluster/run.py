@@ -28,6 +28,8 @@ from servegate.rollout.routers.envoy import find_envoy
 MANIFESTS = Path(__file__).parent / "manifests"
 KUBECTL = Path(sys.executable).with_name("kubectl")
 START_TIMEOUT = 90.0
+GATEWAY_PORT = 18080
+"""As manifests/gateway.yaml says; Envoy Gateway itself listens on 8080."""
 PAUSE = "servegate.test/pause"
 SIMULATOR = "servegate.test/simulator"
 # What runs in a cluster without clouds and volumes.
@@ -93,7 +95,7 @@ class Cluster:
     @property
     def gateway_url(self) -> str:
         """The Gateway, as its clients see it."""
-        return f"http://{self.addresses.inside}:8080"
+        return f"http://{self.addresses.inside}:{GATEWAY_PORT}"
 
     @property
     def envoy_admin(self) -> str:

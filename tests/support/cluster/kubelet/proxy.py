@@ -43,7 +43,8 @@ class ServiceProxy(threading.Thread):
         found: dict[tuple[str, int], list[tuple[str, int]]] = {}
         for service in self.kube.call("GET", "/api/v1/services")["items"]:
             address, meta = service["spec"].get("clusterIP"), service["metadata"]
-            if address in (None, "", "None"):
+            # One without a selector stands for something outside, such as the gateway, which has its port itself.
+            if address in (None, "", "None") or not service["spec"].get("selector"):
                 continue
             mine = [
                 item
