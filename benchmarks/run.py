@@ -143,6 +143,29 @@ def rollout() -> Iterator[Number]:
     yield Number("rollout: decide, one tick with 20 checks", cost["milliseconds"], "ms", 1)
 
 
+def backtest() -> Iterator[Number]:
+    """Processor time of a backtest over a day of 5-second ticks, four processes, four and twenty checks."""
+    found = _script("rollout_speed.py")
+    for every in (15, 5):
+        read = found[f"read_{every}s_scrapes_s"]
+        yield Number(f"backtest, 24 h scraped every {every} s: reading the answer", read, "s")
+        for checks in (4, 20):
+            took = found[f"backtest_{every}s_scrapes_{checks}_checks_s"]
+            yield Number(f"backtest, 24 h scraped every {every} s, {checks} checks", took, "s", 20)
+
+
+def crash() -> Iterator[Number]:
+    """Controllers that are killed: in process at drawn effects, and real ones by SIGKILL."""
+    states = _script("crash_states.py", "--examples", "100", "--json")
+    deaths = sum(row["deaths"] + row["pauses"] for row in states.values())
+    yield Number("controllers killed or paused in process", deaths, "", 1000, "higher")
+    yield Number("  of them with a violation", sum(row["violations"] for row in states.values()), "", 0)
+    kills = _script("crash_kills.py", "--kills", "50", "--json", may_fail=True)
+    yield Number("controllers killed by SIGKILL", kills["kills"], "", 50, "higher")
+    yield Number("  rollouts that ended elsewhere than undisturbed ones", kills["ended_elsewhere"], "", 0)
+    yield Number("  users' requests that failed but for the defect", kills["failed_elsewhere"], "requests", 0)
+
+
 def tests() -> Iterator[Number]:
     """How long `make test` takes."""
     began = time.perf_counter()
@@ -151,14 +174,19 @@ def tests() -> Iterator[Number]:
 
 
 BENCHMARKS: dict[str, Callable[[], Iterator[Number]]] = {
-    "help": help_, "gate": gate, "rules": rules, "simulator": simulator, "rollout": rollout, "demo": demo,
-    "tests": tests,
+    "help": help_, "gate": gate, "rules": rules, "simulator": simulator, "rollout": rollout,
+    "backtest": backtest, "crash": crash, "demo": demo, "tests": tests,
 }  # fmt: skip
 
 
-def _script(name: str, *arguments: str) -> dict[str, Any]:
+def _script(name: str, *arguments: str, may_fail: bool = False) -> dict[str, Any]:
+    """What a script prints. It ends with 1 when a claim of its own does not hold; then it is here that this is told."""
     ended = subprocess.run(
-        python(str(ROOT / "benchmarks" / name), *arguments), cwd=ROOT, check=True, capture_output=True, text=True
+        python(str(ROOT / "benchmarks" / name), *arguments),
+        cwd=ROOT,
+        check=not may_fail,
+        capture_output=True,
+        text=True,
     )
     return dict(json.loads(ended.stdout))
 
