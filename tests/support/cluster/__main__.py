@@ -9,7 +9,7 @@ import sys
 import time
 
 from cluster.binaries import programs
-from cluster.run import Cluster, ClusterUnavailableError
+from cluster.run import KUBECTL, Cluster, ClusterUnavailableError
 from servegate.errors import ServegateError
 
 
@@ -29,7 +29,9 @@ def main(command: list[str]) -> int:
             took = time.monotonic() - began
             if command:
                 env = {"KUBECONFIG": str(cluster.kubeconfig), "GATEWAY_URL": cluster.gateway_url}
-                return subprocess.run(command, env={**os.environ, **env}, check=False).returncode
+                env["PATH"] = f"{KUBECTL.parent}{os.pathsep}{os.environ['PATH']}"
+                with_path = ["/usr/bin/env", *command]  # finds the command on the new PATH
+                return subprocess.run(with_path, env={**os.environ, **env}, check=False).returncode
             print(f"The cluster is up after {took:.0f} s; Ctrl-C stops it and leaves nothing.")
             print(f"  export KUBECONFIG={cluster.kubeconfig}")
             print(f"  gateway  {cluster.gateway_url}", flush=True)
