@@ -144,7 +144,7 @@ def rollout() -> Iterator[Number]:
 
 
 def backtest() -> Iterator[Number]:
-    """Processor time of a backtest over a day of 5-second ticks, four processes, four and twenty checks."""
+    """Wall time of a backtest over a day of 5-second ticks, four processes, four and twenty checks."""
     found = _script("rollout_speed.py")
     for every in (15, 5):
         read = found[f"read_{every}s_scrapes_s"]

@@ -11,9 +11,11 @@ Rollouts follow one another, each beginning when the one before has ended; proce
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +30,8 @@ from servegate.rollout.seen import Buckets, Observation, Preparation, SlotDelta
 from servegate.stats.intervals import wilson
 
 STABLE, CANDIDATE = "blue", "green"
+PART = 6 * 3600.0
+"""Seconds of one part; a rollout that is under way at its end is given up."""
 _RELEASES = {
     STABLE: SlotRelease(release="sha256:" + "1" * 64, name="the others"),
     CANDIDATE: SlotRelease(release="sha256:" + "2" * 64, name="candidate"),
@@ -60,7 +64,7 @@ class Backtest:
     """What came of it.
 
     Args:
-        rollouts: those that ended within the recording, in order.
+        rollouts: those that ended within their part of the recording, in order.
         ticks: ticks that were decided.
         unfinished: where the last one stood when the recording ended; None when it had just ended.
         by_lot: requests were dealt out by lot, as there was one process.
@@ -97,20 +101,53 @@ def backtest(
     recording: Recording,
     *,
     seed: int = 0,
+    jobs: int | None = None,
     progress: Callable[[int, int], None] = lambda _done, _all: None,
 ) -> Backtest:
-    """Run the plan over the recording, rollout after rollout. The same seed gives the same.
+    """Run the plan over the recording, rollout after rollout. The same seed gives the same, whatever `jobs`.
 
     Args:
         recording: with the plan's tick.
-        progress: (ticks done, of all), about once in a thousand ticks.
+        jobs: processes; None: one per core. Parts of the recording are independent of each other.
+        progress: (parts done, of all).
 
     Raises:
         ConfigError: the recording has another tick.
     """
     if recording.tick != plan.tick:
         raise ConfigError(f"the recording has ticks of {recording.tick:g} s, the plan of {plan.tick:g} s")
-    rng = np.random.default_rng(seed)
+    length = max(1, round(PART / recording.tick))
+    parts = [_cut(recording, begin, begin + length) for begin in range(0, recording.ticks, length)]
+    found: list[tuple[list[Past], str | None]] = []
+    if len(parts) == 1:
+        found.append(_part(plan, parts[0], seed, 0))
+    else:
+        with ProcessPoolExecutor(jobs or os.cpu_count()) as pool:
+            tasks = [pool.submit(_part, plan, part, seed, number) for number, part in enumerate(parts)]
+            for number, task in enumerate(tasks):
+                found.append(task.result())
+                progress(number + 1, len(parts))
+    return Backtest(
+        rollouts=tuple(past for rollouts, _ in found for past in rollouts),
+        ticks=recording.ticks,
+        unfinished=found[-1][1],
+        by_lot=len(recording.pods) == 1,
+        hours=recording.ticks * recording.tick / 3600,
+    )
+
+
+def _cut(recording: Recording, begin: int, end: int) -> Recording:
+    return replace(
+        recording,
+        start=recording.start + begin * recording.tick,
+        pods={pod: table[begin:end] for pod, table in recording.pods.items()},
+        scraped={pod: seen[begin:end] for pod, seen in recording.scraped.items()},
+    )
+
+
+def _part(plan: Plan, recording: Recording, seed: int, number: int) -> tuple[list[Past], str | None]:
+    """Rollout after rollout over one part; where the last one stood when it ended."""
+    rng = np.random.default_rng((seed, number))
     pods = sorted(recording.pods)
     tables = {pod: _apart(recording.columns, recording.pods[pod]) for pod in pods}
     total: NDArray[np.int64] = np.zeros_like(next(iter(tables.values())))
@@ -121,22 +158,14 @@ def backtest(
     world: _World | None = None
     for index in range(recording.ticks):
         if world is None:
-            pod = pods[len(rollouts) % len(pods)] if len(pods) > 1 else ""
+            pod = pods[(number + len(rollouts)) % len(pods)] if len(pods) > 1 else ""
             own = tables[pod] if pod else None
             world = _World(plan, recording, pod, own, recording.scraped[pod] if pod else scraped, total, scraped, index)
         world.tick(index, rng)
         if world.state.phase.finished:
             rollouts.append(world.past())
             world = None
-        if index % 1000 == 0:
-            progress(index, recording.ticks)
-    return Backtest(
-        rollouts=tuple(rollouts),
-        ticks=recording.ticks,
-        unfinished=None if world is None else world.state.waiting or world.state.reason,
-        by_lot=len(pods) == 1,
-        hours=recording.ticks * recording.tick / 3600,
-    )
+    return rollouts, None if world is None else world.state.waiting or world.state.reason
 
 
 class _World:

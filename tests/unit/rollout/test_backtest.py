@@ -15,6 +15,7 @@ from fake_prometheus import FakePrometheus
 from servegate import cli
 from servegate.config import validate
 from servegate.errors import ConfigError
+from servegate.rollout import backtest as backtesting
 from servegate.rollout import recorded
 from servegate.rollout.backtest import backtest
 from servegate.rollout.deltas import between
@@ -113,13 +114,19 @@ def test_the_arrays_say_what_the_deltas_of_a_running_rollout_say() -> None:
             assert tuple(row[first : first + len(edges) + 1]) == delta.histograms["ttft"].counts
 
 
-def test_a_quiet_day_has_no_rollbacks_and_a_sick_process_has() -> None:
+def test_a_quiet_day_has_no_rollbacks_and_a_sick_process_has(monkeypatch: pytest.MonkeyPatch) -> None:
     day = recorded.recording(Service(1, dict.fromkeys("abc", 0.002), 5400).matrix, CONFIG, 5.0)
     found = backtest(PLAN, day)
     assert len(found.rollouts) > 12
     assert found.rolled_back == ()
     assert {past.candidate for past in found.rollouts} == set("abc")
     assert found == backtest(PLAN, day)
+    # Parts of a long day are independent: the same whoever computes them, and all of it is used.
+    monkeypatch.setattr(backtesting, "PART", 1800.0)
+    parts = backtest(PLAN, day, jobs=1)
+    assert parts == backtest(PLAN, day, jobs=2)
+    assert len(parts.rollouts) >= len(found.rollouts) - 3
+    assert parts.rollouts[-1].began > day.start + 3600
     sick = recorded.recording(Service(1, {"a": 0.002, "b": 0.002, "c": 0.2}, 3600).matrix, CONFIG, 5.0)
     found = backtest(PLAN, sick)
     assert found.rolled_back
