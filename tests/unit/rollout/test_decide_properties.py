@@ -70,7 +70,17 @@ def at_ten_percent() -> Bench:
 
 def asked() -> st.SearchStrategy[Asked]:
     score = st.one_of(st.none(), st.floats(0, 1))
-    return st.builds(Asked, position=st.integers(0, 300), candidate=score, stable=score)
+    return st.builds(
+        Asked,
+        check=st.sampled_from(["quality", "another"]),
+        suite=st.sampled_from(["sha256:" + digit * 64 for digit in "12"]),
+        position=st.integers(0, 300),
+        item=st.text(max_size=5),
+        candidate=score,
+        stable=score,
+        candidate_error=st.text(max_size=5),
+        stable_error=st.text(max_size=5),
+    )
 
 
 @st.composite
