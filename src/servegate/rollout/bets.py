@@ -37,8 +37,6 @@ AS_FULL = 0.25
 """Part of the requests in work in a replica of the candidate: a replica of stable with as many is nearly as full."""
 DRAINS = 300.0
 """Seconds since stable queued in which a queue of the candidate may be what is left of the same crowd."""
-COLD_FOR = 900.0
-"""Seconds since its first traffic in which a candidate's prefix cache may be colder than stable's."""
 COLDER = 0.1
 """Difference of hit rates from which on a cache counts as colder."""
 RECLAIMS = 6

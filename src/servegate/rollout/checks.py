@@ -130,6 +130,11 @@ class LatencyVsStable(_Check):
         description="latency counts against the candidate only while a replica of it is sent at most this multiple of "
         "the requests that a replica of stable is sent, and for it only the other way round",
     )
+    cold_cache: Duration = time_field(
+        "15m",
+        "how long since its first traffic latency does not count while the candidate finds clearly fewer tokens in its "
+        "prefix cache than stable; a release that defeats the cache is excused for as long",
+    )
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:

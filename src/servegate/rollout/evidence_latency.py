@@ -3,7 +3,7 @@
 An interval counts only where the two can be compared: the slots' buckets have the same edges, a replica of the
 candidate is *sent* no clearly larger number of requests than one of stable, stable itself does not queue (a queue says
 how much traffic there is, not how fast the release is), and the candidate's prefix cache has warmed up to stable's hit
-rate, for at most `bets.COLD_FOR` seconds: a release that never gets there is slow. Everything else is inconclusive and
+rate, for at most `cold_cache` seconds: a release that never gets there is slow. Everything else is inconclusive and
 told, never a pass.
 
 A release that is slow and therefore builds a queue of its own is no excuse for itself. The load is taken from what it
@@ -131,7 +131,7 @@ def _incomparable(check: LatencyVsStable, state: CheckState, view: View) -> str 
             return f"{view.candidate} queues and {view.stable} is nearly as full"
         if state.stable_queued is not None and view.at - state.stable_queued < bets.DRAINS:
             return f"{view.candidate} still has the queue that {view.stable} had as well"
-    if view.warm_for < bets.COLD_FOR and candidate.cache_queries > 0 and stable.cache_queries > 0:
+    if view.warm_for < check.cold_cache and candidate.cache_queries > 0 and stable.cache_queries > 0:
         ours, theirs = candidate.cache_hits / candidate.cache_queries, stable.cache_hits / stable.cache_queries
         if ours < theirs - bets.COLDER:
             return f"the prefix cache of {view.candidate} is still cold ({ours:.0%} of tokens found, {theirs:.0%})"

@@ -236,7 +236,7 @@ def test_a_colder_prefix_cache_excuses_for_a_while() -> None:
     young = gather("ttft", ticks, weight=50, warm_for=30)
     assert young.compared == 0
     assert "prefix cache of green is still cold (20% of tokens found, 60%)" in young.skipped_because
-    assert gather("ttft", ticks, weight=50, warm_for=bets.COLD_FOR).compared > 0
+    assert gather("ttft", ticks, weight=50, warm_for=900).compared > 0
 
 
 def test_a_cold_candidate_is_not_compared() -> None:
