@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from servegate import __version__
 from servegate.endpoint import Endpoint, EndpointFacts
@@ -132,6 +133,12 @@ def run(
     return report
 
 
+def _unless_interrupted(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """An interrupt that hit a task is raised by `asyncio.run` anyway; the task it ended is no second piece of news."""
+    if not isinstance(context.get("exception"), KeyboardInterrupt):
+        loop.default_exception_handler(context)
+
+
 class _Session:
     """One run while it runs."""
 
@@ -153,6 +160,7 @@ class _Session:
 
     async def ask_all(self) -> None:
         """Ask what is not done yet, `concurrency` at a time, until all is done or the endpoint is dead."""
+        asyncio.get_running_loop().set_exception_handler(_unless_interrupted)
         config = self.suite.config
         done = self.journal.done
         pending = (

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import json
 import threading
 from collections.abc import Callable, Iterator
@@ -14,6 +16,7 @@ import pytest
 
 from servegate.endpoint import Endpoint
 from servegate.errors import ConfigError, InfrastructureError
+from servegate.evals import runner
 from servegate.evals.journal import RECORDS, REPORT
 from servegate.evals.runner import Progress, run
 from servegate.evals.scorers import bounded
@@ -369,3 +372,21 @@ def test_nobody_there(tmp_path: Path) -> None:
 def test_another_model(tmp_path: Path) -> None:
     with serving(echo) as server, pytest.raises(InfrastructureError, match="does not serve model 'x'; it serves m"):
         run(suite_of(tmp_path, 1), Endpoint(server.endpoint.url, "x"), tmp_path / "out")
+
+
+def test_an_interrupt_that_hits_a_task_leaves_no_traceback(caplog: pytest.LogCaptureFixture) -> None:
+    """A signal handler may raise in the middle of a task's step, and asyncio would tell of that task at its end."""
+
+    async def hit() -> None:
+        asyncio.get_running_loop().set_exception_handler(runner._unless_interrupted)
+        async with asyncio.TaskGroup() as group:
+            for _ in range(3):
+                group.create_task(struck())
+
+    async def struck() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        asyncio.run(hit())
+    gc.collect()
+    assert "KeyboardInterrupt" not in caplog.text
