@@ -102,6 +102,7 @@ class SlotTick(Contract):
 
     requests: Count | None = Field(None, description="finished in the tick; none when nothing could be read")
     failures: Count | None = None
+    set_apart: Count = Field(0, description="failures put down to pods that the platform took away; not in failures")
     ttft_p50: Seconds | None = Field(None, description="from bucket edges, for showing only")
     ttft_p95: Seconds | None = Field(None, description="from bucket edges, for showing only")
     running: float | None = None

@@ -111,6 +111,8 @@ def _totals(state: State, seen: Observation) -> dict[str, Totals]:
                 requests=sums.requests + delta.requests,
                 failures=sums.failures + (delta.failures or 0.0),
                 rejected=sums.rejected + (delta.rejected or 0.0),
+                set_apart=sums.set_apart + delta.set_apart,
+                reclaimed=sums.reclaimed,
             )
     return totals
 

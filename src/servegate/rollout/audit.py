@@ -42,6 +42,9 @@ class AuditTick(Contract):
     after: Sha256 = Field(description="of the state that was saved, without readings")
     observation: Observation = Field(description="without readings: only the next deltas need them")
     evidence: tuple[Evidence, ...] = ()
+    set_apart: dict[Slot, float] = Field(
+        default_factory=dict, description="failures put down to pods that the platform took away"
+    )
     phase: str
     weights: dict[Slot, float]
     reason: str = Field("", description="why something changed")
@@ -72,6 +75,7 @@ def line(plan: Plan, before: State, seen: Observation, decision: Decision, known
         after=fingerprint(decision.state),
         observation=seen.model_copy(update={"readings": None}),
         evidence=decision.tick.evidence,
+        set_apart={slot: float(tick.set_apart) for slot, tick in decision.tick.slots.items() if tick.set_apart},
         phase=decision.state.phase.value,
         weights=decision.state.weights,
         reason=decision.reason,

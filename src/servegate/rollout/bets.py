@@ -40,7 +40,12 @@ DRAINS = 300.0
 COLDER = 0.1
 """Difference of hit rates from which on a cache counts as colder."""
 RECLAIMS = 6
-"""Ticks whose failures may be put down to pods that the platform took away."""
+"""Pods of a slot whose failures may be put down to the platform: a release that is evicted again and again (for the
+memory it takes, say) is not well."""
+RECLAIM_NOTICED = 5.0
+"""Seconds in which requests may still be sent to a pod that is gone: its address must be taken out of the gateway."""
+RECLAIM_LASTS = 30.0
+"""Seconds since a pod is gone in which failures may be its: clocks differ, and answers break late."""
 
 SUSPICION = 0.5
 """Part of the limit's logarithm from which on a candidate gets no more traffic, and stable counts as breaching: under

@@ -69,8 +69,10 @@ def _measures(ticks: Sequence[AuditTick], state: State) -> list[Measure]:
     for slot in sorted((state.stable, state.candidate)):
         seen = [tick.observation.slots[slot] for tick in ticks if slot in tick.observation.slots]
         read = [delta for delta in seen if delta.requests is not None]
-        requests = round(sum(delta.requests or 0.0 for delta in read))
-        failed = min(requests, round(sum((delta.failures or 0.0) + (delta.rejected or 0.0) for delta in read)))
+        apart = round(sum(tick.set_apart.get(slot, 0.0) for tick in ticks))
+        requests = max(0, round(sum(delta.requests or 0.0 for delta in read)) - apart)
+        told = round(sum((delta.failures or 0.0) + (delta.rejected or 0.0) for delta in read)) - apart
+        failed = min(requests, max(0, told))
         interval = wilson(failed, requests) if requests else None
         measures.append(
             Measure(
@@ -137,6 +139,17 @@ def _findings(ticks: Sequence[AuditTick]) -> list[Finding]:
         found.append(
             Finding(severity="info", code="controller-killed", message=f"a controller was killed at {lost} ticks")
         )
+    for slot in sorted({slot for tick in ticks for slot in tick.observation.status}):
+        pods = {
+            f"{pod.pod} ({pod.why})"
+            for tick in ticks
+            if slot in tick.observation.status
+            for pod in tick.observation.status[slot].reclaimed
+        }
+        apart = sum(tick.set_apart.get(slot, 0.0) for tick in ticks)
+        if pods:
+            message = f"the platform took away {', '.join(sorted(pods))} of {slot}: {apart:.0f} failures were set apart"
+            found.append(Finding(severity="info", code="reclaimed", message=message))
     if any(set(tick.weights.values()) == {0.0, 100.0} and tick.phase == "BAKING" for tick in ticks):
         message = "at 100 % there was no control: only absolute checks were judged"
         found.append(Finding(severity="info", code="no-control", message=message))

@@ -10,7 +10,7 @@ repeated until it is seen to have worked.
 from __future__ import annotations
 
 from servegate.errors import ConfigError
-from servegate.rollout import timeline, watch
+from servegate.rollout import reclaims, timeline, watch
 from servegate.rollout.absorb import absorb, gather
 from servegate.rollout.effects import repeat
 from servegate.rollout.intents import carry_out
@@ -35,7 +35,10 @@ def decide(plan: Plan, state: State, observation: Observation, now: float) -> De
             f"one: finish or abort it first"
         )
     now, previous = max(now, state.updated), state.updated
+    state, observation, taken = reclaims.set_apart(state, observation, now)
     turn = Turn(plan, state, observation, now)
+    for said in taken:
+        turn.notify("warning", said)
     if not state.phase.finished or observation.intents:
         turn.state = gather(plan, absorb(state, observation, now), observation, previous)
     turn.forget_delivered()

@@ -14,7 +14,8 @@ interval make one number, and what it may add to the evidence is bounded before 
 
 Evidence for promotion tests the opposite null, "the candidate is worse by the margin", with the same means from the
 other side. Common trouble falls on both slots and says nothing in a comparison; an objective that stable breaks as well
-does not blame the candidate (watch.py). Failures of pods that the platform took away are set apart and named.
+does not blame the candidate (watch.py). Failures of pods that the platform took away are set apart before they get here
+(reclaims.py).
 """
 
 from __future__ import annotations
@@ -43,10 +44,6 @@ def advance(plan: Plan, check: Check, state: CheckState, view: View) -> CheckSta
     relative = isinstance(check, Relative)
     if (relative and view.weight >= 100) or (is_latency(check) and view.cold):
         return drop(state)
-    if isinstance(check, ErrorsVsStable | ErrorsSlo):
-        apart = evidence_counts.set_apart(state, view)
-        if apart is not None:
-            return apart
     added = take_in(check, state, view, need_both=relative)
     if added is None:
         return state

@@ -19,28 +19,6 @@ from servegate.stats import eprocess, histogram
 Ratios = list[tuple[float, float]]
 
 
-def set_apart(state: CheckState, view: View) -> CheckState | None:
-    """The state when this tick's failures are the platform's doing; None when they are not.
-
-    A node that is drained or a spot instance that is taken back breaks the requests of its pods. The tick is left out
-    for both slots, and told. A slot can be excused for `bets.RECLAIMS` ticks; a release whose pods are evicted again
-    and again is not well.
-    """
-    reclaimed = {pod: why for delta in view.deltas.values() for pod, why in delta.reclaimed.items()}
-    if not reclaimed or state.set_apart_ticks >= bets.RECLAIMS:
-        return None
-    pod, why = next(iter(sorted(reclaimed.items())))
-    failures = sum(delta.failures or 0.0 for delta in view.deltas.values())
-    return state.model_copy(
-        update={
-            "set_apart": state.set_apart + failures,
-            "set_apart_ticks": state.set_apart_ticks + 1,
-            "skipped": state.skipped + 1,
-            "skipped_because": f"{pod} was taken away by the platform ({why}): {failures:.0f} failures are set apart",
-        }
-    )
-
-
 def against_stable(horizon: int, check: ErrorsVsStable | EventsVsStable, state: CheckState, view: View) -> CheckState:
     """One interval of a comparison of counts."""
     candidate, stable = state.open[view.candidate], state.open[view.stable]
@@ -148,4 +126,4 @@ def _bad(check: ErrorsSlo | LatencySlo, sums: SlotInterval, n: float) -> float:
     return (histogram.fraction_over(sums.buckets.edges, sums.buckets.counts, check.over) or 0.0) * n
 
 
-__all__ = ["against_stable", "bet", "objective", "set_apart", "skip"]
+__all__ = ["against_stable", "bet", "objective", "skip"]

@@ -139,7 +139,7 @@ def _plus(check: Check, sums: SlotInterval, delta: SlotDelta, ready: int) -> Slo
     requests = delta.requests or 0.0
     if isinstance(check, ErrorsVsStable | ErrorsSlo):
         return SlotInterval.model_construct(
-            requests=sums.requests + requests,
+            requests=sums.requests + max(0.0, requests - delta.set_apart),
             bad=sums.bad + (delta.failures or 0.0),
             rejected=sums.rejected + (delta.rejected or 0.0),
         )

@@ -83,6 +83,18 @@ class Totals(Contract):
     requests: Amount = 0.0
     failures: Amount = 0.0
     rejected: Amount = 0.0
+    set_apart: Amount = Field(0.0, description="failures put down to pods that the platform took away")
+    reclaimed: tuple[str, ...] = Field((), description="these pods, with the platform's reason")
+
+
+class Reclaim(Contract):
+    """A pod that the platform takes away, while failures may still be its."""
+
+    slot: Slot
+    pod: str
+    why: str
+    until: Epoch = Field(description="failures after this are none of its")
+    left: Amount = Field(description="failures that it may still explain")
 
 
 class Wealth(Contract):
@@ -143,8 +155,6 @@ class CheckState(Contract):
     compared: Count = Field(0, description="intervals in which latency could count against the candidate")
     skipped: Count = Field(0, description="intervals that could not be judged")
     skipped_because: str = ""
-    set_apart: Amount = Field(0.0, description="failures of pods that the platform took away")
-    set_apart_ticks: Count = 0
     observed: float = Field(0.0, description="sum of the statistic over the intervals bet on, for its mean")
     bound: float = Field(0.0, description="sum of its largest mean under the null hypothesis over these intervals")
     bad: dict[Slot, Amount] = Field(default_factory=dict, description="recent bad requests, older ones fading")
@@ -264,6 +274,10 @@ class State(Contract):
     unread_since: dict[Slot, Epoch] = Field(default_factory=dict, description="since when a slot gives no data")
     silent_since: Epoch | None = Field(None, description="since when the candidate has completed nothing")
     silent_expected: Amount = Field(0.0, description="requests it should have completed since then")
+    at_stake: dict[Slot, Amount] = Field(
+        default_factory=dict, description="requests that a replica's loss can break, as lately seen"
+    )
+    reclaims: tuple[Reclaim, ...] = ()
     refused_since: Epoch | None = Field(None, description="since when the router does not serve the wanted weights")
 
     cause: str = Field("", description="what decided: name of a check, of a watchdog, or an intent")
@@ -337,6 +351,7 @@ __all__ = [
     "Preparation",
     "Proof",
     "Readings",
+    "Reclaim",
     "Restore",
     "RunSmoke",
     "ScaleSlot",

@@ -158,6 +158,23 @@ class Source(Protocol):
 
 
 @dataclass(frozen=True)
+class Reclaimed:
+    """A pod that the platform takes away: an eviction, a spot instance that goes, a node that is shut down.
+
+    Args:
+        pod: its name.
+        why: as the platform says it, for people.
+        at: when that was decided, seconds since the epoch.
+        gone: when the pod is gone at the latest, where that is known.
+    """
+
+    pod: str
+    why: str
+    at: float
+    gone: float | None = None
+
+
+@dataclass(frozen=True)
 class SlotStatus:
     """What runs in a slot.
 
@@ -167,6 +184,7 @@ class SlotStatus:
         ready: replicas that answer.
         failed: why it cannot become ready without a person, such as "engine ended with status 1; log: …".
         message: what it is doing, for people.
+        reclaimed: its pods that the platform takes away, as long as they can be seen.
     """
 
     release: str | None
@@ -174,6 +192,7 @@ class SlotStatus:
     ready: int
     failed: str | None = None
     message: str = ""
+    reclaimed: tuple[Reclaimed, ...] = ()
 
 
 class Workload(Protocol):
@@ -268,6 +287,7 @@ __all__ = [
     "LeaseLostError",
     "Observed",
     "PodSample",
+    "Reclaimed",
     "RouteStatus",
     "Router",
     "SlotStatus",

@@ -114,7 +114,16 @@ def totals(state: State, slot: str) -> str:
     if sums is None:
         return "no request"
     failed = sums.failures + sums.rejected
-    return f"{sums.requests:.0f} requests, {failed:.0f} failed"
+    text = f"{sums.requests:.0f} requests, {failed:.0f} failed"
+    if sums.set_apart:
+        text += f", {sums.set_apart:.0f} set apart, because the platform took away {', '.join(sums.reclaimed)}"
+    return text
+
+
+def taken_away(state: State, slot: str) -> str:
+    """What the platform has just taken from a slot, as the end of a sentence; empty when nothing."""
+    pods = [f"{item.pod} ({item.why})" for item in state.reclaims if item.slot == slot]
+    return f"; the platform took away {', '.join(pods)}" if pods else ""
 
 
 def seconds(value: float) -> str:

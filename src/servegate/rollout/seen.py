@@ -68,8 +68,10 @@ class SlotDelta(Contract):
     gauges: dict[str, float] = Field(default_factory=dict, description="summed over pods, kv_cache_usage averaged")
     missing: dict[str, str] = Field(default_factory=dict, description="pods that did not answer, with the reason")
     reclaimed: dict[str, str] = Field(
-        default_factory=dict, description="pods the platform took away (eviction, spot reclaim), with its reason"
+        default_factory=dict,
+        description="pods the platform took away of late (eviction, spot reclaim), with its reason",
     )
+    set_apart: Amount = Field(0.0, description="failures that this explains: they are in no count of failures")
 
     @property
     def requests(self) -> float | None:
@@ -84,13 +86,13 @@ class SlotDelta(Contract):
 
     @property
     def failures(self) -> float | None:
-        """Failed requests without the rejected ones; None when requests are not known."""
+        """Failed requests without those rejected and those set apart; None when requests are not known."""
         requests, rejected = self.requests, self.rejected
         if requests is None or rejected is None:
             return None
         in_stream = self.counters.get("finished_error", 0.0)
         resets = self.counters.get("gateway_resets", 0.0) if self.gateway else 0.0
-        return min(self._answered_5xx - rejected + resets + in_stream, requests - rejected)
+        return max(0.0, min(self._answered_5xx - rejected + resets + in_stream, requests - rejected) - self.set_apart)
 
     @property
     def failures_by_kind(self) -> dict[str, float]:
@@ -125,7 +127,8 @@ class SlotDelta(Contract):
                 happened, base = self.rejected if "rejected" in self.counters else None, self.requests
             case _:
                 lost = [count("gateway_timeouts"), count("gateway_resets")] if self.gateway else []
-                happened = sum(value or 0.0 for value in lost) if any(value is not None for value in lost) else None
+                known = any(value is not None for value in lost)
+                happened = max(0.0, sum(value or 0.0 for value in lost) - self.set_apart) if known else None
                 base = self.requests
         return None if happened is None or base is None else (happened, base)
 

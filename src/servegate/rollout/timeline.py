@@ -52,6 +52,7 @@ def _slot(state: State, slot: str, delta: SlotDelta | None) -> SlotTick:
     return SlotTick(
         requests=None if requests is None else round(requests),
         failures=None if failures is None else round(failures + (rejected or 0.0)),
+        set_apart=round(delta.set_apart),
         ttft_p50=quantile(ttft.edges, ttft.counts, 0.5) if ttft else None,
         ttft_p95=quantile(ttft.edges, ttft.counts, 0.95) if ttft else None,
         running=delta.gauges.get("running"),

@@ -92,7 +92,8 @@ def _candidate(plan: Plan, state: State, seen: Observation, now: float) -> Dange
         return Danger(
             None,
             "unready",
-            f"{reasons.name(state, slot)} has had no ready replica for {reasons.seconds(now - unready)}",
+            f"{reasons.name(state, slot)} has had no ready replica for {reasons.seconds(now - unready)}"
+            f"{reasons.taken_away(state, slot)}",
         )
     unread = state.unread_since.get(slot)
     if unread is not None and now - unread >= dogs.no_data:

@@ -319,14 +319,18 @@ def test_the_per_request_test_is_sooner_and_not_the_default() -> None:
     assert log_e("errors", robust) < PLAN.log_limit(CHECKS["errors"])
 
 
-def test_failures_of_a_pod_that_was_taken_away_are_set_apart_and_named() -> None:
-    taken = delta(2, 2, reclaimed={"green/1": "spot instance reclaimed"})
-    state = gather("errors", [(delta(18), taken)] * 5 + [HEALTHY] * 5)
-    assert (state.set_apart, state.against.n) == (10.0, 0)
-    assert "green/1 was taken away by the platform (spot instance reclaimed): 2 failures" in state.skipped_because
-    # Again and again is no excuse.
-    state = gather("errors", [(delta(18), taken)] * 60)
-    assert log_e("errors", state) >= PLAN.log_limit(CHECKS["errors"])
+def test_failures_that_are_set_apart_count_in_no_check_and_neither_do_their_requests() -> None:
+    apart = delta(12, 2, set_apart=2.0, reclaimed={"llm-green-1": "Evicted"})
+    assert apart.failures == 0
+    assert apart.event("unanswered") is None
+    assert delta(12, counters={"gateway_requests": 12.0, "gateway_resets": 3.0}, set_apart=2.0).event("unanswered") == (
+        1.0,
+        12.0,
+    )
+    state = gather("errors", [(delta(18), apart)] * 10)
+    assert (state.against.n, state.served["green"]) == (0, 100.0)
+    slo = gather("errors-slo", [(delta(18), apart)] * 10)
+    assert (slo.bad["green"], slo.observed) == (0.0, 0.0)
 
 
 # --- live quality -----------------------------------------------------------------------------------------------------

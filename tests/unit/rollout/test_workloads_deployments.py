@@ -24,7 +24,7 @@ DEPLOYMENTS = "/apis/apps/v1/namespaces/llm/deployments/"
 CORE = "/api/v1/namespaces/llm/"
 T0 = "2026-11-25T12:00:00Z"
 T1 = "2026-11-25T12:05:00Z"
-SECONDS_T1 = 1795608300.0
+SECONDS_T0, SECONDS_T1 = 1795608000.0, 1795608300.0
 
 
 def release(**changes: Any) -> Release:
@@ -474,3 +474,106 @@ def test_room_may_be_forbidden_to_know(api: FakeKube, workload: DeploymentWorklo
     with pytest.raises(KubeError) as caught:
         workload.shortage("green", 1)
     assert caught.value.status == 403
+
+
+# --- pods that the platform takes away --------------------------------------------------------------------------------
+
+
+def disruption(reason: str, message: str = "") -> Object:
+    return {
+        "type": "DisruptionTarget",
+        "status": "True",
+        "reason": reason,
+        "message": message,
+        "lastTransitionTime": T1,
+    }
+
+
+TAKEN: list[tuple[Object, str]] = [
+    ({"conditions": [*ready(), disruption("EvictionByEvictionAPI")]}, "EvictionByEvictionAPI"),
+    ({"conditions": [*ready(), disruption("PreemptionByScheduler")]}, "PreemptionByScheduler"),
+    (
+        {"conditions": [disruption("TerminationByKubelet", "node low\non \x1bmemory")]},
+        "TerminationByKubelet: node low on",
+    ),
+    ({"conditions": [disruption("DeletionByTaintManager")]}, "DeletionByTaintManager"),
+    ({"phase": "Failed", "reason": "Evicted", "message": "The node was low on resource: memory."}, "Evicted: The node"),
+    ({"phase": "Failed", "reason": "Preempting"}, "Preempting"),
+    ({"phase": "Failed", "reason": "NodeShutdown"}, "NodeShutdown"),
+    (
+        {
+            "phase": "Failed",
+            "reason": "Terminated",
+            "message": "Pod was terminated in response to imminent node shutdown.",
+        },
+        "NodeShutdown: Pod was terminated",
+    ),
+]
+
+
+@pytest.mark.parametrize(("status", "why"), TAKEN)
+def test_a_pod_that_the_platform_takes_away_is_named(
+    api: FakeKube, workload: DeploymentWorkload, status: Object, why: str
+) -> None:
+    workload.ensure("green", release(), 2)
+    pod(api, "llm-green-1", **status)
+    pod(api, "llm-green-2", conditions=ready())
+    found = workload.status("green")
+    (lost,) = found.reclaimed
+    assert lost.pod == "llm-green-1"
+    assert lost.why.startswith(why)
+    assert lost.why.isprintable()
+    assert lost.at == (SECONDS_T1 if "disruption" in str(status).lower() else SECONDS_T0)
+    assert found.failed is None
+
+
+CRASHED: list[Object] = [
+    {"containerStatuses": engine(state={"terminated": {"exitCode": 137, "reason": "OOMKilled"}})},
+    {"containerStatuses": engine(state={"terminated": {"exitCode": 1}})},
+    {"phase": "Failed", "reason": "Terminated", "message": "who knows"},
+    {"phase": "Failed", "reason": "DeadlineExceeded"},
+    {"conditions": [{"type": "DisruptionTarget", "status": "False", "lastTransitionTime": T1}]},
+    {},
+]
+
+
+@pytest.mark.parametrize("status", CRASHED)
+def test_a_crash_is_nobody_elses_doing(api: FakeKube, workload: DeploymentWorkload, status: Object) -> None:
+    workload.ensure("green", release(), 1)
+    pod(api, **status)
+    assert workload.status("green").reclaimed == ()
+
+
+def test_the_taint_of_a_spot_node_explains_a_pod_that_leaves(
+    api: FakeKube, workload: DeploymentWorkload, clock: Clock
+) -> None:
+    workload.ensure("green", release(), 1)
+    deployment(api)["spec"]["template"]["spec"]["nodeName"] = "gpu-0"
+    node(api, "gpu-0", 1)
+    pod(api)
+    assert workload.status("green").reclaimed == ()
+    taint = {"key": "cloud.google.com/impending-node-termination", "effect": "NoSchedule", "timeAdded": T1}
+    node(api, "gpu-0", 1, taints=[taint])
+    clock.at += 6
+    (lost,) = workload.status("green").reclaimed
+    assert (lost.why, lost.at) == ("node taint cloud.google.com/impending-node-termination", SECONDS_T1)
+    pod(api, conditions=ready())  # it answers: nothing needs to be explained yet
+    clock.at += 6
+    assert workload.status("green").reclaimed == ()
+
+
+def test_where_nodes_may_not_be_read_they_are_asked_once(
+    api: FakeKube, workload: DeploymentWorkload, clock: Clock
+) -> None:
+    def refuse(_method: str, path: str) -> None:
+        if path.startswith("/api/v1/nodes"):
+            raise RefusedError(403, "may not")
+
+    api.before = refuse
+    workload.ensure("green", release(), 1)
+    deployment(api)["spec"]["template"]["spec"]["nodeName"] = "gpu-0"
+    pod(api)
+    for _ in range(3):
+        clock.at += 6
+        assert workload.status("green").reclaimed == ()
+    assert sum(path.startswith("/api/v1/nodes") for _, path in api.calls) == 1

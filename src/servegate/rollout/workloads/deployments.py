@@ -17,10 +17,11 @@ from dataclasses import dataclass
 from servegate.errors import ConfigError, InfrastructureError
 from servegate.release import Release
 from servegate.rollout.kube import ANNOTATION, Kube, KubeError, Object, annotations_of, labels_of, metadata
-from servegate.rollout.ports import FencedError, SlotStatus
+from servegate.rollout.ports import FencedError, Reclaimed, SlotStatus
 from servegate.rollout.sources.direct import Target
 from servegate.rollout.workloads import capacity
 from servegate.rollout.workloads.pod_problems import answers, deployment_problem, is_ready, problem, worst
+from servegate.rollout.workloads.pod_reclaims import reclaimed, suspicious
 from servegate.rollout.workloads.pod_template import PORT_NAME, RELEASE, change, files, port_of
 
 SLOT = f"{ANNOTATION}slot"
@@ -28,6 +29,8 @@ EPOCH = f"{ANNOTATION}epoch"
 ATTEMPTS = 5
 FRESH = 0.5
 """Seconds for which one reading of the pods serves everybody."""
+TAINTS_FRESH = 5.0
+"""The same for a node's taints."""
 SETTLED = 60.0
 """Seconds after which a Deployment is read again although nothing seems to have changed."""
 PATIENCE = 60.0
@@ -75,6 +78,8 @@ class DeploymentWorkload:
         self._deployments: dict[str, _Seen] = {}
         self._pods: list[Object] = []
         self._pods_at: float | None = None
+        self._taints: dict[str, tuple[float, Sequence[Object]]] = {}
+        self._may_read_nodes = True
 
     def ensure(self, slot: str, release: Release, replicas: int) -> None:
         """Make the slot run `release` with `replicas`; returns at once. The same again changes nothing.
@@ -130,14 +135,15 @@ class DeploymentWorkload:
             return SlotStatus(None, replicas, 0, failed=f"Deployment {self._name(slot)} runs something of no release")
         unready = [problem(pod) for pod in ours if not is_ready(pod)]
         found = worst([*unready, deployment_problem(deployment)]) if ready < replicas else None
+        taken = tuple(lost for pod in ours if (lost := self._reclaimed(pod)) is not None)
         if found is None:
             message = "ready" if ready == replicas else f"{ready} of {replicas} ready"
             if others:
                 message = f"waiting for {others} pod{'s' * (others > 1)} of another release to end"
-            return SlotStatus(digest, replicas, ready, message=message)
+            return SlotStatus(digest, replicas, ready, message=message, reclaimed=taken)
         waited = found.since is not None and self.now() - found.since >= self.patience
         failed = found.message if found.final or waited else None
-        return SlotStatus(digest, replicas, ready, failed=failed, message=found.message)
+        return SlotStatus(digest, replicas, ready, failed=failed, message=found.message, reclaimed=taken)
 
     def address(self, slot: str) -> str:
         """URL of the slot's Service, past the gateway; it answers inside the cluster.
@@ -277,6 +283,28 @@ class DeploymentWorkload:
         item = self.kube.get("Deployment", self._name(slot))
         self._deployments[slot] = _Seen(item, self.clock())
         return item
+
+    def _reclaimed(self, pod: Object) -> Reclaimed | None:
+        said = reclaimed(pod)
+        node = (pod.get("spec") or {}).get("nodeName")
+        if said is not None or node is None or not suspicious(pod):
+            return said
+        return reclaimed(pod, self._taints_of(node))
+
+    def _taints_of(self, node: str) -> Sequence[Object]:
+        """Taints of a node, read now and then; none where nodes may not be read."""
+        known = self._taints.get(node)
+        if known is not None and self.clock() - known[0] < TAINTS_FRESH:
+            return known[1]
+        taints: Sequence[Object] = ()
+        if self._may_read_nodes:
+            try:
+                taints = (self.kube.call("GET", f"/api/v1/nodes/{node}").get("spec") or {}).get("taints") or ()
+            except KubeError as error:
+                self._may_read_nodes = error.status != 403  # anything else: what the node says is not known
+        self._taints = {name: seen for name, seen in self._taints.items() if self.clock() - seen[0] < TAINTS_FRESH}
+        self._taints[node] = self.clock(), taints
+        return taints
 
     def _all_pods(self) -> list[Object]:
         now = self.clock()
