@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from servegate.rollout import evidence
+from servegate.rollout import evidence, served
 from servegate.rollout.interval import View
 from servegate.rollout.model import CheckState, Observation, Phase, SlotDelta, State, Totals
 from servegate.rollout.plan import Plan
@@ -40,7 +40,7 @@ def gather(plan: Plan, state: State, seen: Observation, previous: float) -> Stat
         return state
     candidate = seen.slots.get(state.candidate)
     completed = (candidate.requests or 0.0) if candidate else 0.0
-    update: dict[str, object] = {"totals": _totals(state, seen)}
+    update: dict[str, object] = {"totals": _totals(state, seen), "served": served.advance(plan, state, seen)}
     if state.phase.weighted and state.weights[state.candidate] > 0:
         update["step_requests"] = state.step_requests + completed
         update["warmup_left"] = max(0.0, state.warmup_left - completed)

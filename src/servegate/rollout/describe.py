@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from datetime import UTC, datetime
 
-from servegate.rollout import capacity, evidence, reasons, scaling
+from servegate.rollout import capacity, evidence, reasons, scaling, served
 from servegate.rollout.checks import Quality
 from servegate.rollout.memory import Memory
 from servegate.rollout.model import CheckState, Phase, State
@@ -30,6 +30,8 @@ def lines(known: Memory, plan: Plan | None, holder: Lease | None, now: float) ->
             out.append(f"  {label:<10} {text}")
     if state.experiment is not None and not state.phase.finished:
         out.append(f"  {'experiment':<10} {state.experiment.text}")
+    if state.served is not None and not state.phase.finished:
+        out.append(f"  {'traffic':<10} {served.told(state)}")
     if plan is not None and not state.phase.finished and state.first_traffic is not None:
         out.extend(_evidence(plan, state))
     out.append(f"  {'controller':<10} {controller(plan, state, holder, now)}")

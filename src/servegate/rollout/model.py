@@ -97,6 +97,18 @@ class Reclaim(Contract):
     left: Amount = Field(description="failures that it may still explain")
 
 
+class ServedShare(Contract):
+    """Requests that arrived at each slot since the router serves the present weights."""
+
+    weight: Percent = Field(description="the candidate's")
+    since: Epoch
+    arrived: dict[Slot, float] = Field(description="ended, and more under way than at the first reading")
+    active: dict[Slot, float] | None = Field(
+        None, description="under way at the last tick; none: it was not read whole"
+    )
+    log_e: float = Field(0.0, description="of the e-value that the shares are not those of the weight")
+
+
 class Wealth(Contract):
     """An e-process: wealth of each bet as a natural logarithm (stats/eprocess.py)."""
 
@@ -167,7 +179,7 @@ class CheckState(Contract):
 
 
 HeldCause = Literal[
-    "person", "route", "stable", "data", "slo", "inconclusive", "alert", "unwatched", "freeze", "approval"
+    "person", "route", "ratio", "stable", "data", "slo", "inconclusive", "alert", "unwatched", "freeze", "approval"
 ]
 
 
@@ -278,6 +290,7 @@ class State(Contract):
         default_factory=dict, description="requests that a replica's loss can break, as lately seen"
     )
     reclaims: tuple[Reclaim, ...] = ()
+    served: ServedShare | None = Field(None, description="how requests were divided at the present weights")
     refused_since: Epoch | None = Field(None, description="since when the router does not serve the wanted weights")
 
     cause: str = Field("", description="what decided: name of a check, of a watchdog, or an intent")
@@ -355,6 +368,7 @@ __all__ = [
     "Restore",
     "RunSmoke",
     "ScaleSlot",
+    "ServedShare",
     "SetWeights",
     "Settle",
     "SlotDelta",

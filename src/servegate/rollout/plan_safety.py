@@ -11,6 +11,28 @@ from servegate.rollout.checks import share_field, time_field
 from servegate.units import Duration, Fraction
 
 
+class SampleRatio(Config):
+    """Whether the requests that arrive at each slot match the weights."""
+
+    tolerance: Fraction = share_field(
+        "50%",
+        "factor less one by which the candidate's odds may differ from those of its weight: with 50% it may get 6.9% "
+        "to 14.3% where its weight is 10%. Sticky sessions, retries and connections that are kept need some",
+    )
+    together: Annotated[int, Field(ge=1, le=100_000)] = Field(
+        10, description="requests that one user or one connection sends to the same slot: so many count as one"
+    )
+    settle: Duration = time_field("10s", "time since the router serves new weights before requests are counted")
+    alpha: Fraction = share_field("0.1%", "chance of a false alarm, over the whole run and beside the plan's alpha")
+    then: Literal["hold", "rollback"] = Field("hold", description="what follows; whoever resumes starts a new count")
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if not 0 < self.alpha < 0.5:
+            raise ValueError("alpha is above 0% and below 50%")
+        return self
+
+
 class Watchdogs(Config):
     """Faults that need no statistics, and how long each may last."""
 
@@ -21,6 +43,9 @@ class Watchdogs(Config):
         "roll back; nothing can be read of stable: hold",
     )
     route: Duration = time_field("10s", "router does not serve the wanted weights: hold")
+    sample_ratio: SampleRatio = Field(
+        SampleRatio(), description="requests arrive at the slots in other shares than the weights"
+    )
     lease: Duration | None = Field(
         None,
         description="no controller has looked for this long while the candidate carried traffic: see on_unwatched; "

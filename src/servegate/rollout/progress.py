@@ -7,7 +7,7 @@ from servegate.rollout.model import Held, Phase, State
 from servegate.rollout.rollback import rolling_back
 from servegate.rollout.turn import Turn
 
-PEOPLE = ("person", "slo", "inconclusive", "alert", "unwatched", "approval")
+PEOPLE = ("person", "ratio", "slo", "inconclusive", "alert", "unwatched", "approval")
 """Causes of standing still that end when a person says so."""
 
 

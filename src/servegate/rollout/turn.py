@@ -82,6 +82,7 @@ class Turn:
             step_since=self.now,
             step_effective=None,
             step_requests=0.0,
+            served=None,
             held=None,
             refused_since=None,
             weights={self.state.stable: 100.0 - weight, self.state.candidate: weight},
@@ -101,7 +102,7 @@ class Turn:
             held=Held(cause=held, since=self.now, back_to=self.state.phase, alert=alert),
             cause=cause,
         )
-        level: Literal["warning", "critical"] = "critical" if held in ("stable", "slo", "data") else "warning"
+        level: Literal["warning", "critical"] = "critical" if held in ("stable", "slo", "data", "ratio") else "warning"
         if held != "person":
             self.notify(level, f"held: {reason}")
 
@@ -117,7 +118,8 @@ class Turn:
                 name: gathered if name not in slos else CheckState(promote_reached=gathered.promote_reached)
                 for name, gathered in checks.items()
             }
-        self.enter(held.back_to, reason, held=None, cause="", checks=checks)
+        counted = None if held.cause == "ratio" else self.state.served
+        self.enter(held.back_to, reason, held=None, cause="", checks=checks, served=counted)
         if held.back_to in (Phase.STEP, Phase.BAKING):
             effective = self.now if self.state.refused_since is None else None
             self.change(step_since=self.now, step_effective=effective)

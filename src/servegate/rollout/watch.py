@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from servegate.rollout import bets, evidence, reasons
+from servegate.rollout import bets, evidence, reasons, served
 from servegate.rollout.model import CheckState, HeldCause, Observation, Phase, State
 from servegate.rollout.plan import ErrorsSlo, LatencySlo, Plan
 
@@ -35,7 +35,9 @@ def find(plan: Plan, state: State, seen: Observation, now: float) -> Danger | No
     if state.held is not None and state.held.back_to is Phase.GUARDED:
         return None  # the promoted release is judged by the guard
     dangers = [danger for danger in (_candidate(plan, state, seen, now), *_checks(plan, state)) if danger]
-    dangers += [danger for danger in (_stable(plan, state, now), _route(plan, state, seen, now)) if danger]
+    dangers += [
+        danger for danger in (_stable(plan, state, now), _route(plan, state, seen, now), _ratio(plan, state)) if danger
+    ]
     return next((danger for danger in dangers if danger.hold is None), dangers[0] if dangers else None)
 
 
@@ -60,6 +62,8 @@ def suspicion(plan: Plan, state: State, now: float) -> str | None:
             continue
         if evidence.log_e(plan, check, gathered) >= plan.log_limit(check) * bets.SUSPICION:
             return f"check {check.name} to clear up ({reasons.e_value(plan, check, gathered)})"
+    if (doubt := served.doubtful(plan, state)) is not None:
+        return doubt
     if state.unready_since.get(state.candidate) is not None:
         return f"{state.candidate} to be ready again"
     if state.weights[state.stable] > 0 and state.unready_since.get(state.stable) is not None:
@@ -183,6 +187,13 @@ def _route(plan: Plan, state: State, seen: Observation, now: float) -> Danger | 
     said = f": {seen.route.message}" if seen.route and seen.route.message else ""
     what = "cannot be asked for" if seen.route is None else "does not serve"
     return Danger("route", "route", f"the router {what} the wanted weights for {reasons.seconds(now - since)}{said}")
+
+
+def _ratio(plan: Plan, state: State) -> Danger | None:
+    why = served.wrong(plan, state) if state.phase.weighted else None
+    if why is None:
+        return None
+    return Danger("ratio" if plan.watchdogs.sample_ratio.then == "hold" else None, "sample-ratio", why)
 
 
 def _why_unread(seen: Observation, slot: str) -> str:

@@ -36,11 +36,12 @@ def fixed_half_width(variance: float, alpha: float) -> float:
     return math.inf if variance <= 0 else float(norm.isf(alpha / 2)) * math.sqrt(variance)
 
 
-def sample_ratio_log_e(first: int, second: int, share: float) -> float:
+def sample_ratio_log_e(first: float, second: float, share: float) -> float:
     """Logarithm of an e-value against "every user falls into the first arm with probability `share`".
 
     Beta(1, 1) mixture of binomial likelihood ratios (Lindon and Malek, NeurIPS 2022): at or above log(1/α) at any look
-    the ratio is broken, with a chance of at most α that it is not.
+    the ratio is broken, with a chance of at most α that it is not. Counts may be divided by the number of users who go
+    together, so they need not be whole.
 
     Raises:
         ValueError: negative counts, or a share outside (0, 1).
