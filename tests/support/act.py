@@ -12,7 +12,8 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,21 @@ class Ran:
         """Arguments of each call of a program that was stood in for."""
         file = self.calls / program
         return file.read_text("utf-8").splitlines() if file.exists() else []
+
+
+@dataclass(frozen=True)
+class Running:
+    """A run that has not ended yet."""
+
+    process: subprocess.Popen[bytes]
+    log: Path
+    artifacts: Path
+    calls: Path
+
+    def ended(self, timeout: float) -> Ran:
+        """Wait for its end. Raises subprocess.TimeoutExpired."""
+        status = self.process.wait(timeout)
+        return Ran(status, *_read(self.log.read_text("utf-8", "replace")), self.artifacts, self.calls)
 
 
 class Repository:
@@ -101,6 +117,20 @@ class Repository:
         timeout: float = 500,
     ) -> Ran:
         """Run one workflow for one event."""
+        with self.acting(event, workflow, payload, *options, env=env, inputs=inputs) as running:
+            return running.ended(timeout)
+
+    @contextmanager
+    def acting(
+        self,
+        event: str,
+        workflow: str,
+        payload: Mapping[str, Any],
+        *options: str,
+        env: Mapping[str, str] | None = None,
+        inputs: Mapping[str, str] | None = None,
+    ) -> Iterator[Running]:
+        """A run that can be watched and interrupted; ended with the context."""
         scratch = self.folder.parent / f"{self.folder.name}-run"
         shutil.rmtree(scratch, ignore_errors=True)
         artifacts, calls = scratch / "artifacts", scratch / "calls"
@@ -121,16 +151,21 @@ class Repository:
         for key, value in (inputs or {}).items():
             command += ["--input", f"{key}={value}"]
         home = {"XDG_CACHE_HOME": str(scratch / "cache"), "DOCKER_HOST": "unix:///nowhere"}
-        done = subprocess.run(
-            [*command, *options],
-            cwd=self.folder,
-            env={**os.environ, **home, **own},
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=timeout,
-        )
-        return Ran(done.returncode, *_read(done.stdout + done.stderr), artifacts, calls)
+        with (scratch / "log").open("w") as log:
+            process = subprocess.Popen(
+                [*command, *options],
+                cwd=self.folder,
+                env={**os.environ, **home, **own},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+            try:
+                yield Running(process, scratch / "log", artifacts, calls)
+            finally:
+                if process.poll() is None:
+                    process.kill()
+                process.wait()
 
     def _pins(self) -> set[tuple[str, str]]:
         text = "".join(file.read_text("utf-8") for file in (self.folder / ".github").rglob("*.yml"))

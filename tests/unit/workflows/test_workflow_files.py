@@ -150,7 +150,7 @@ def test_a_check_out_keeps_no_credentials() -> None:
 
 def test_every_job_ends() -> None:
     for path, name, job in jobs():
-        assert "uses" in job or 0 < job["timeout-minutes"] <= 180, (path, name)
+        assert "uses" in job or 0 < job["timeout-minutes"] <= 360, (path, name)
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
@@ -168,6 +168,37 @@ def test_a_release_is_never_cancelled_half_way_and_waits_for_its_approval() -> N
     assert release["jobs"]["publish"]["environment"] == "release"
     writers = [name for name, job in release["jobs"].items() if job["permissions"].get("contents") == "write"]
     assert writers == ["publish"]
+
+
+def test_a_rollback_waits_for_nobody() -> None:
+    rollback, rollout = (load(ROOT / f".github/workflows/{name}.yml")["jobs"] for name in ("rollback", "rollout"))
+    back, out = rollback["rollback"], rollout["rollout"]
+    assert "concurrency" not in load(ROOT / ".github/workflows/rollback.yml")
+    assert back["concurrency"]["group"].startswith("rollback-")
+    assert out["concurrency"]["group"].startswith("rollout-")
+    # An environment of its own: reviewers of the rollout's would be waited for.
+    assert back["environment"] == "${{ inputs.environment }}-rollback"
+    assert out["environment"] == "${{ inputs.environment }}"
+    assert "needs" not in back
+    # Neither is ended in the middle by a later one.
+    assert not back["concurrency"]["cancel-in-progress"]
+    assert not out["concurrency"]["cancel-in-progress"]
+
+
+def test_a_production_rollback_is_confirmed_by_typing() -> None:
+    on = events(ROOT / ".github/workflows/rollback.yml")
+    for event in ("workflow_dispatch", "workflow_call"):
+        assert on[event]["inputs"]["reason"]["required"] is True
+        assert on[event]["inputs"]["confirm"]["default"] == ""
+
+
+def test_who_logs_in_to_a_cluster_may_ask_for_its_identity_and_holds_no_secret() -> None:
+    for path, name, job in jobs():
+        uses = [step.get("uses") for step in job.get("steps", ())]
+        if "$/.github/actions/cluster" in uses:
+            assert job["permissions"]["id-token"] == "write", (path, name)
+            assert job["environment"], (path, name)
+            assert "secrets." not in json.dumps(job), (path, name)
 
 
 def test_only_the_digest_travels_from_the_build_on() -> None:

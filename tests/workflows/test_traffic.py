@@ -1,0 +1,163 @@
+"""The workflows that move traffic, executed: real engines, a real Envoy, users, controllers that live and die."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from act import Ran, Repository
+
+from terminals import Site, site_in
+
+pytestmark = pytest.mark.timeout(590)
+
+HOSTILE = '$(touch /tmp/servegate-pwned)"; touch /tmp/servegate-pwned\n::set-output name=phase::PROMOTED'
+
+ROLLER = """
+name: Roller
+on: [push]
+permissions: {{}}
+jobs:
+  rollout:
+    name: Rollout
+    uses: ./.github/workflows/rollout.yml
+    permissions:
+      contents: read
+      packages: read
+      id-token: write
+    with:
+      environment: production
+      mode: runner
+      on-cancel: {on_cancel}
+      release: {folder}/{name}.json
+      verdict: {folder}/{name}.verdict.json
+      trust: {folder}/trust.yaml
+      stable: {folder}/v1.json
+      site: {folder}/site.yaml
+      plan: {folder}/plan.yaml
+      store: {store}
+"""
+
+
+@pytest.fixture
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    yield from site_in(tmp_path_factory.mktemp("s"))
+
+
+def caller(repository: Repository, site: Site, name: str, on_cancel: str = "rollback") -> None:
+    text = ROLLER.format(folder=site.folder, store=site.store, name=name, on_cancel=on_cancel)
+    (repository.folder / ".github/workflows/roller.yml").write_text(text, "utf-8")
+    repository.commit("roller")
+
+
+def roll_out(repository: Repository, world: Any, site: Site, name: str) -> Ran:
+    caller(repository, site, name)
+    return repository.act("push", "roller.yml", {}, env=world.env)
+
+
+def roll_back(repository: Repository, world: Any, site: Site, **inputs: str) -> Ran:
+    given = {"environment": "production", "reason": "users complain", "confirm": "production", **inputs}
+    variable = ("--var", f"SERVEGATE_STORE={site.store}")
+    return repository.act(
+        "workflow_dispatch", "rollback.yml", {"inputs": given}, *variable, env=world.env, inputs=given
+    )
+
+
+def after(ran: Ran, artifact: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((ran.artifacts / artifact / "status.json").read_text("utf-8"))
+    return found
+
+
+def test_a_release_is_promoted_and_taken_back(repository: Repository, world: Any, site: Site) -> None:
+    ran = roll_out(repository, world, site, "v2")
+    assert ran.jobs == {"Roll out": "success"}, ran.log
+    status = after(ran, "rollout-production")
+    assert status["phase"] == "PROMOTED"
+    assert status["slots"][status["stable"]]["name"] == "v2"
+    # What the environment's name says is not enough.
+    ran = roll_back(repository, world, site, confirm="yes")
+    assert ran.jobs == {"Roll back": "failure"}
+    assert "to roll production back, type production into confirm" in ran.log
+    assert site.status()["phase"] == "PROMOTED"
+    # A release nobody verified is refused with those that are.
+    ran = roll_back(repository, world, site, target=HOSTILE)
+    assert ran.jobs == {"Roll back": "failure"}
+    assert "no verified release is called" in ran.log
+    assert not Path("/tmp/servegate-pwned").exists()
+    began = time.time()
+    ran = roll_back(repository, world, site, reason=HOSTILE)
+    assert ran.jobs == {"Roll back": "success"}, ran.log
+    status = after(ran, "rollback")
+    assert status["slots"][status["stable"]]["name"] == "v1"
+    assert status["weights"][status["stable"]] == 100
+    assert not Path("/tmp/servegate-pwned").exists()
+    effective = next(
+        line["at"] for line in history(ran) if line["weights"][status["stable"]] == 100 and line["at"] > began
+    )
+    print(f"\nrollback: {effective - began:.1f} s from the dispatch until the weights were effective")
+
+
+def history(ran: Ran) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads((ran.artifacts / "rollback/history.json").read_text("utf-8"))
+    return found
+
+
+def test_a_rollout_under_way_is_stopped_by_whoever_leads_it(repository: Repository, world: Any, site: Site) -> None:
+    controller = site.start("v2")
+    site.until("phase", "STEP")
+    ran = roll_back(repository, world, site)
+    assert ran.jobs == {"Roll back": "success"}, ran.log
+    assert after(ran, "rollback")["phase"] == "ROLLED_BACK"
+    assert controller.wait(20) == 1
+
+
+def test_a_rollout_that_nobody_leads_any_more_is_taken_over(repository: Repository, world: Any, site: Site) -> None:
+    controller = site.start("v2")
+    site.until("phase", "STEP")
+    controller.kill()
+    controller.wait()
+    ran = roll_back(repository, world, site)
+    assert ran.jobs == {"Roll back": "success"}, ran.log
+    status = after(ran, "rollback")
+    assert (status["phase"], status["weights"][status["stable"]]) == ("ROLLED_BACK", 100)
+
+
+@pytest.mark.parametrize(("on_cancel", "phase"), [("rollback", "ROLLED_BACK"), ("leave", "STEP")])
+def test_cancelling_does_what_was_said(
+    repository: Repository, world: Any, site: Site, on_cancel: str, phase: str
+) -> None:
+    caller(repository, site, "v2", on_cancel)
+    with repository.acting("push", "roller.yml", {}, env=world.env) as running:
+        site.until("phase", "STEP", timeout=120)
+        running.process.send_signal(signal.SIGINT)
+        ran = running.ended(120)
+    assert ran.status != 0
+    assert site.status()["phase"] == phase, ran.log
+
+
+@pytest.mark.parametrize(
+    ("inputs", "said"),
+    [
+        ({"reason": " \n"}, "a reason is needed"),
+        ({"environment": 'x"; touch /tmp/servegate-pwned; "'}, "the environment's name is not one word"),
+    ],
+)
+def test_what_is_not_a_request_is_refused(
+    repository: Repository, world: Any, inputs: dict[str, str], said: str
+) -> None:
+    given = {"environment": "staging", "reason": "r", **inputs}
+    ran = repository.act("workflow_dispatch", "rollback.yml", {"inputs": given}, env=world.env, inputs=given)
+    assert ran.jobs == {"Roll back": "failure"}
+    assert said in ran.log
+    assert not Path("/tmp/servegate-pwned").exists()
+
+
+def test_an_environment_that_is_not_configured_is_told(repository: Repository, world: Any) -> None:
+    given = {"environment": "staging", "reason": "r"}
+    ran = repository.act("workflow_dispatch", "rollback.yml", {"inputs": given}, env=world.env, inputs=given)
+    assert "set the variable SERVEGATE_STORE in environment staging-rollback" in ran.log
