@@ -116,10 +116,19 @@ def test_from_the_first_request_to_a_dead_engine(prometheus: PrometheusServer, e
         assert found[pod].counters == wanted[pod].counters
         assert found[pod].started == pytest.approx(wanted[pod].started)
 
+    # Its target is taken out of the configuration: what was scraped grows old.
+    prometheus.retarget(labelled(engines)[:1])
+    observed = until(source, lambda found: pods(found) == {"blue/blue-0"})
+    assert "its last scrape is" in observed.missing["green/green-0"]
+    assert observed.faults == {"green/green-0": "stale"}
+    prometheus.retarget(labelled(engines))
+    until(source, lambda found: pods(found) == both)
+
     # It dies: Prometheus scrapes in vain.
     stop(engines[1])
     observed = until(source, lambda found: pods(found) == {"blue/blue-0"})
     assert observed.missing == {"green/green-0": "Prometheus cannot scrape it"}
+    assert observed.faults == {"green/green-0": "down"}
     # It starts anew: what it did since counts from zero, once.
     engines[1] = simulator_process.start()
     engines[1].ask("One?", max_tokens=4)
@@ -136,6 +145,7 @@ def test_from_the_first_request_to_a_dead_engine(prometheus: PrometheusServer, e
     observed = source.observe(time.time())
     assert observed.pods == ()
     assert observed.missing["blue/prometheus"] == "Prometheus: connection refused"
+    assert observed.faults == {}
     source.close()
 
 

@@ -29,6 +29,7 @@ def absorb(state: State, seen: Observation, now: float) -> State:
                 {slot: readable(seen.slots.get(slot)) for slot in (state.stable, state.candidate)},
                 now,
             ),
+            "unchanged_since": _unchanged(state, seen, now),
             **_route(state, seen.route, now),
         }
     )
@@ -91,6 +92,16 @@ def _ready(state: State, seen: Observation) -> dict[str, int]:
 
 def _since(before: dict[str, float], good: dict[str, bool], now: float) -> dict[str, float]:
     return {slot: before.get(slot, now) for slot, is_good in good.items() if not is_good}
+
+
+def _unchanged(state: State, seen: Observation, now: float) -> dict[str, float]:
+    since = {}
+    for slot in (state.stable, state.candidate):
+        delta = seen.slots.get(slot)
+        stands = delta.unchanged if readable(delta) and delta is not None else None
+        if stands or (stands is None and slot in state.unchanged_since):
+            since[slot] = state.unchanged_since.get(slot, now)
+    return since
 
 
 def _route(state: State, route: RouteStatus | None, now: float) -> dict[str, object]:

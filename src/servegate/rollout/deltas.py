@@ -21,7 +21,7 @@ import math
 from collections.abc import Mapping
 
 from servegate.errors import InfrastructureError
-from servegate.rollout.ports import Histogram, Observed, PodSample
+from servegate.rollout.ports import Fault, Histogram, Observed, PodSample
 from servegate.rollout.seen import Buckets, PodReading, Readings, SlotDelta
 
 GATEWAY = "gateway/"
@@ -56,7 +56,7 @@ def between(previous: Readings | None, observed: Observed) -> tuple[dict[str, Sl
         before = last.get(sample.pod)
         if before is not None and before.slot != sample.slot:
             before = None
-        if before is not None and sample.at <= before.at:
+        if _is_old(sample, last):
             per_slot.setdefault(sample.slot, []).append((sample, None))
             continue
         current = reading(sample)
@@ -66,8 +66,12 @@ def between(previous: Readings | None, observed: Observed) -> tuple[dict[str, Sl
     deltas: dict[str, SlotDelta] = {}
     missing = _missing_per_slot(observed.missing, last, set(per_slot))
     for slot in sorted(set(per_slot) | set(missing)):
-        has_gateway = any(_is_gateway(pod, slot) for pod in (*last, *kept, *missing.get(slot, ())))
-        deltas[slot] = _slot(per_slot.get(slot, []), missing.get(slot, {}), has_gateway)
+        lost = missing.get(slot, {})
+        has_gateway = any(_is_gateway(pod, slot) for pod in (*last, *kept, *lost))
+        faults: dict[str, Fault] = {pod: observed.faults[pod] for pod in lost if pod in observed.faults}
+        # The same scrape once more is no reading; a pod's first one is only a baseline.
+        faults |= {sample.pod: "stale" for sample, _ in per_slot.get(slot, []) if _is_old(sample, last)}
+        deltas[slot] = _slot(per_slot.get(slot, []), lost, has_gateway).model_copy(update={"faults": faults})
     return deltas, Readings(at=max(observed.at, previous.at if previous else observed.at), pods=kept)
 
 
@@ -83,6 +87,11 @@ def reading(sample: PodSample) -> PodReading:
             name: buckets for name, value in sample.histograms.items() if (buckets := _buckets(value)) is not None
         },
     )
+
+
+def _is_old(sample: PodSample, last: Mapping[str, PodReading]) -> bool:
+    before = last.get(sample.pod)
+    return before is not None and before.slot == sample.slot and sample.at <= before.at
 
 
 def _is_gateway(pod: str, slot: str) -> bool:

@@ -6,7 +6,7 @@ whether the release lives, and the alerts the plan names. Relative checks say no
 
 from __future__ import annotations
 
-from servegate.rollout import evidence, reasons
+from servegate.rollout import evidence, reasons, watch
 from servegate.rollout.absorb import readable
 from servegate.rollout.interval import View
 from servegate.rollout.model import CheckState, Guard, Phase
@@ -63,10 +63,10 @@ def danger(turn: Turn) -> bool:
         why = f"{reasons.name(state, slot)} has had no ready replica for {reasons.seconds(now - unready)}"
         turn.restore(previous, "unready", why)
         return True
-    unread = state.unread_since.get(slot)
-    if unread is not None and turn.previous - unread < plan.watchdogs.no_data <= now - unread:
+    lost = watch.unread(plan, state, turn.seen, slot, now)
+    if lost is not None and watch.unread(plan, state, turn.seen, slot, turn.previous) is None:
         # Not a reason to roll back: nobody knows whether anything is wrong.
-        turn.notify("critical", f"nothing can be read of {reasons.name(state, slot)}: it is not guarded")
+        turn.notify("critical", f"{reasons.name(state, slot)} is not guarded: {lost.why}")
     judged = plan.guarded()
     if judged is None or not readable(turn.seen.slots.get(slot)):
         return False

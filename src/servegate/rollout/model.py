@@ -284,6 +284,10 @@ class State(Contract):
     ready: dict[Slot, Count] = Field(default_factory=dict, description="ready replicas as last known")
     unready_since: dict[Slot, Epoch] = Field(default_factory=dict)
     unread_since: dict[Slot, Epoch] = Field(default_factory=dict, description="since when a slot gives no data")
+    unchanged_since: dict[Slot, Epoch] = Field(
+        default_factory=dict,
+        description="since when a slot's engines count nothing though the gateway gets good answers",
+    )
     silent_since: Epoch | None = Field(None, description="since when the candidate has completed nothing")
     silent_expected: Amount = Field(0.0, description="requests it should have completed since then")
     at_stake: dict[Slot, Amount] = Field(

@@ -2,13 +2,45 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, GetJsonSchemaHandler, model_validator
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 from servegate.config import Config
 from servegate.rollout.checks import share_field, time_field
-from servegate.units import Duration, Fraction
+from servegate.units import DURATION_PATTERN, Duration, Fraction
+
+
+class Unread(Config):
+    """A slot that carries traffic and cannot be read. A time alone means `after`."""
+
+    after: Duration = time_field("15s", "how long it may last")
+    then: Literal["rollback", "hold"] = Field(
+        "rollback", description="when it is the candidate alone; when it is stable, or both, the rollout is held"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _a_time(cls, value: Any) -> Any:
+        return {"after": value} if isinstance(value, str) else value
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        schema = handler.resolve_ref_schema(handler(core))
+        schema |= {"type": ["object", "string"], "pattern": DURATION_PATTERN}
+        return schema
+
+
+class Stale(Unread):
+    """Its series exist, and nothing new comes."""
+
+    after: Duration = time_field("30s", "how long it may last")
+    then: Literal["rollback", "hold"] = Field(
+        "hold",
+        description="when it is the candidate alone: whoever scrapes is more often to blame than who is scraped",
+    )
 
 
 class SampleRatio(Config):
@@ -37,10 +69,18 @@ class Watchdogs(Config):
     """Faults that need no statistics, and how long each may last."""
 
     unready: Duration = time_field("3s", "candidate without a ready replica: roll back; stable: hold")
-    no_data: Duration = time_field(
-        "15s",
-        "candidate carries traffic and nothing can be read of it, or it completes nothing although it should have: "
-        "roll back; nothing can be read of stable: hold",
+    no_data: Unread = Field(
+        Unread(),
+        description="nothing comes of a slot that carries traffic: no series, no answer of Prometheus, or one that "
+        "cannot be used; also the candidate that completes nothing although it should have, which is rolled back",
+    )
+    stale: Stale = Field(
+        Stale(),
+        description="a slot was read and is not any more: its last samples are old, or the same again, or its engines' "
+        "counters stand still while the gateway gets good answers of them",
+    )
+    target_down: Unread = Field(
+        Unread(), description="a slot's engines are asked for their metrics and do not answer (`up` is 0)"
     )
     route: Duration = time_field("10s", "router does not serve the wanted weights: hold")
     sample_ratio: SampleRatio = Field(

@@ -135,6 +135,10 @@ class PodSample:
     started: float | None = None
 
 
+Fault = Literal["down", "stale"]
+"""Why a pod is missing: `down`, it was asked and did not answer; `stale`, it was read before, and nothing new comes."""
+
+
 @dataclass(frozen=True)
 class Observed:
     """One reading of all pods.
@@ -143,11 +147,13 @@ class Observed:
         at: the evaluation time, one for all.
         pods: those that answered.
         missing: those that were asked and did not answer, with the reason. Missing is not zero.
+        faults: of the missing ones, what kind of reason it is; none: nothing came, whatever the reason.
     """
 
     at: float
     pods: tuple[PodSample, ...]
     missing: Mapping[str, str] = field(default_factory=dict)
+    faults: Mapping[str, Fault] = field(default_factory=dict)
 
 
 class Source(Protocol):
@@ -279,6 +285,7 @@ __all__ = [
     "Arrangement",
     "Arranging",
     "ConflictError",
+    "Fault",
     "FencedError",
     "Histogram",
     "InfrastructureError",

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from servegate.contract import Contract, Sha256, Slot
 from servegate.report.records import Count, Epoch
 from servegate.rollout.experiment import ExperimentSeen
-from servegate.rollout.ports import Intent, RouteStatus, SlotStatus
+from servegate.rollout.ports import Fault, Intent, RouteStatus, SlotStatus
 
 Amount = Annotated[float, Field(ge=0)]
 
@@ -67,6 +67,9 @@ class SlotDelta(Contract):
     histograms: dict[str, Buckets] = Field(default_factory=dict)
     gauges: dict[str, float] = Field(default_factory=dict, description="summed over pods, kv_cache_usage averaged")
     missing: dict[str, str] = Field(default_factory=dict, description="pods that did not answer, with the reason")
+    faults: dict[str, Fault] = Field(
+        default_factory=dict, description="why there is no reading: down, it did not answer; stale, none that is new"
+    )
     reclaimed: dict[str, str] = Field(
         default_factory=dict,
         description="pods the platform took away of late (eviction, spot reclaim), with its reason",
@@ -93,6 +96,21 @@ class SlotDelta(Contract):
         in_stream = self.counters.get("finished_error", 0.0)
         resets = self.counters.get("gateway_resets", 0.0) if self.gateway else 0.0
         return max(0.0, min(self._answered_5xx - rejected + resets + in_stream, requests - rejected) - self.set_apart)
+
+    @property
+    def unread_because(self) -> Literal["no-data", "stale", "target-down"]:
+        """What to call it when the slot could not be read."""
+        kinds = self.faults.values()
+        return "target-down" if "down" in kinds else "stale" if "stale" in kinds else "no-data"
+
+    @property
+    def unchanged(self) -> bool | None:
+        """The engines count nothing though the gateway has good answers of them; None when that says nothing."""
+        engines = {name: value for name, value in self.counters.items() if not name.startswith("gateway_")}
+        if any(engines.values()) or not (engines and self.gateway):
+            return False
+        good = (self.requests or 0.0) - (self.failures or 0.0) - self.set_apart - (self.rejected or 0.0)
+        return True if good > 0 else None
 
     @property
     def failures_by_kind(self) -> dict[str, float]:

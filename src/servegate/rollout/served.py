@@ -15,9 +15,11 @@ own chance of a false alarm.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 from servegate.rollout import bets, reasons
 from servegate.rollout.checks import Quality
+from servegate.rollout.deltas import GATEWAY
 from servegate.rollout.model import Observation, ServedShare, State
 from servegate.rollout.plan import Plan
 from servegate.rollout.reclaims import under_way
@@ -33,18 +35,23 @@ def advance(plan: Plan, state: State, seen: Observation) -> ServedShare | None:
         return None  # an experiment counts users; a shadow moves none
     if effective is None or state.refused_since is not None or state.updated - effective < dog.settle:
         return None
-    active = _active(plan, state, seen)
+    slots = (state.candidate, state.stable)
+    deltas = {slot: seen.slots.get(slot) or SlotDelta() for slot in slots}
     before = state.served
-    if before is None or before.weight != weight or effective > before.since:
-        zero = {state.candidate: 0.0, state.stable: 0.0}
-        return ServedShare(weight=weight, since=state.updated, arrived=zero, active=active)
+    if before is not None and (before.weight != weight or effective > before.since):
+        before = None
+    if before is not None and all(delta.requests is None for delta in deltas.values()):
+        return before  # nothing new of either slot: the next reading covers this time as well
+    active = _active(plan, deltas)
+    if before is None:
+        return ServedShare(weight=weight, since=state.updated, arrived=dict.fromkeys(slots, 0.0), active=active)
     if active is None or before.active is None:
-        # The tick after one that was not whole covers more than is known: neither is counted.
+        # A part was read, and the rest comes with the next reading: neither is counted.
         return before.model_copy(update={"active": active})
     arrived = {
-        slot: before.arrived[slot] + _ended(seen.slots[slot]) + active[slot] - before.active[slot] for slot in active
+        slot: before.arrived[slot] + _ended(deltas[slot]) + active[slot] - before.active[slot] for slot in active
     }
-    ours, theirs = (max(0.0, arrived[slot]) / dog.together for slot in (state.candidate, state.stable))
+    ours, theirs = (max(0.0, arrived[slot]) / dog.together for slot in slots)
     log_e = 0.0
     if ours + theirs > 0:
         odds = weight / (100 - weight)
@@ -89,18 +96,18 @@ def _evidence(plan: Plan, counted: ServedShare) -> str:
     return f"e-value {value} against a limit of {least}, tolerance {100 * plan.watchdogs.sample_ratio.tolerance:g} %"
 
 
-def _active(plan: Plan, state: State, seen: Observation) -> dict[str, float] | None:
-    """Requests under way in both slots; None unless both could be read whole."""
+def _active(plan: Plan, deltas: Mapping[str, SlotDelta]) -> dict[str, float] | None:
+    """Requests under way in each slot; None unless both could be read whole."""
     found = {}
-    for slot in (state.candidate, state.stable):
-        delta = seen.slots.get(slot)
-        if delta is None or delta.requests is None or delta.missing:
+    for slot, delta in deltas.items():
+        active = under_way(delta)
+        lacking = [pod for pod in (*delta.missing, *delta.faults) if " " not in pod]  # with a blank: a histogram
+        if delta.requests is None or active is None:
+            return None
+        if any(pod.startswith(GATEWAY) for pod in lacking) if delta.gateway else lacking:
             return None
         if not delta.gateway and any(isinstance(check, Quality) for check in plan.checks):
             return None  # its items reach both slots past the router, and the engines count them
-        active = under_way(delta)
-        if active is None:
-            return None
         found[slot] = active
     return found
 

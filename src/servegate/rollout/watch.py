@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from servegate.rollout import bets, evidence, reasons, served
-from servegate.rollout.model import CheckState, HeldCause, Observation, Phase, State
+from servegate.rollout.model import CheckState, HeldCause, Observation, Phase, SlotDelta, State
 from servegate.rollout.plan import ErrorsSlo, LatencySlo, Plan
 
 EXPECTED_AT_LEAST = 12.0
@@ -36,9 +36,53 @@ def find(plan: Plan, state: State, seen: Observation, now: float) -> Danger | No
         return None  # the promoted release is judged by the guard
     dangers = [danger for danger in (_candidate(plan, state, seen, now), *_checks(plan, state)) if danger]
     dangers += [
-        danger for danger in (_stable(plan, state, now), _route(plan, state, seen, now), _ratio(plan, state)) if danger
+        danger
+        for danger in (_stable(plan, state, seen, now), _route(plan, state, seen, now), _ratio(plan, state))
+        if danger
     ]
     return next((danger for danger in dangers if danger.hold is None), dangers[0] if dangers else None)
+
+
+@dataclass(frozen=True)
+class Lost:
+    """A slot that could not be read for longer than it may.
+
+    Args:
+        cause: no-data, stale or target-down.
+        then: what the plan says for the candidate alone.
+        why: in words that go on a sentence about the slot.
+        told: what the first pod that was not read says, as the end of a sentence.
+    """
+
+    cause: str
+    then: str
+    lasts: float
+    why: str
+    told: str = ""
+
+
+def unread(plan: Plan, state: State, seen: Observation, slot: str, now: float) -> Lost | None:
+    """What is wrong with the readings of a slot, when it has lasted too long."""
+    dogs, delta = plan.watchdogs, seen.slots.get(slot) or SlotDelta()
+    since = state.unread_since.get(slot)
+    if since is None:
+        since = state.unchanged_since.get(slot)
+        if since is None or now - since < dogs.stale.after:
+            return None
+        lasts = now - since
+        why = f"its counters have not changed for {reasons.seconds(lasts)}, while the gateway gets good answers of it"
+        return Lost("stale", dogs.stale.then, lasts, why)
+    cause, lasts = delta.unread_because, now - since
+    dog = {"no-data": dogs.no_data, "stale": dogs.stale, "target-down": dogs.target_down}[cause]
+    if lasts < dog.after:
+        return None
+    what = {
+        "no-data": "nothing could be read of it for",
+        "stale": "nothing new could be read of it for",
+        "target-down": "its metrics could not be asked for, for",
+    }[cause]
+    told = f": {next(iter(delta.missing.values()))}" if delta.missing else ""
+    return Lost(cause, dog.then, lasts, f"{what} {reasons.seconds(lasts)}{told}", told)
 
 
 def unwatched(plan: Plan, state: State, gap: float) -> Danger | None:
@@ -68,7 +112,7 @@ def suspicion(plan: Plan, state: State, now: float) -> str | None:
         return f"{state.candidate} to be ready again"
     if state.weights[state.stable] > 0 and state.unready_since.get(state.stable) is not None:
         return f"{state.stable} to be ready again"
-    if state.unread_since.get(state.candidate) is not None:
+    if state.candidate in state.unread_since or state.candidate in state.unchanged_since:
         return f"data of {state.candidate}"
     return None
 
@@ -80,7 +124,7 @@ def cleared(state: State, cause: str) -> bool:
     if cause == "stable":
         return state.stable not in state.unready_since
     if cause == "data":
-        return not state.unread_since
+        return not state.unread_since and not state.unchanged_since
     return False
 
 
@@ -99,23 +143,20 @@ def _candidate(plan: Plan, state: State, seen: Observation, now: float) -> Dange
             f"{reasons.name(state, slot)} has had no ready replica for {reasons.seconds(now - unready)}"
             f"{reasons.taken_away(state, slot)}",
         )
-    unread = state.unread_since.get(slot)
-    if unread is not None and now - unread >= dogs.no_data:
-        why = _why_unread(seen, slot)
-        if state.unread_since.get(state.stable) is not None:
-            return Danger("data", "no-data", f"nothing could be read of either slot for {dogs.no_data:g} s{why}")
+    lost = unread(plan, state, seen, slot, now)
+    if lost is None:
+        return _silent(plan, state, seen, now)
+    if state.unread_since.get(state.stable) is not None and slot in state.unread_since:
         return Danger(
-            None,
-            "no-data",
-            f"{reasons.name(state, slot)} carries {state.weights[slot]:g} % of the traffic and nothing could be read "
-            f"of it for {reasons.seconds(now - unread)}{why}",
+            "data", lost.cause, f"nothing could be read of either slot for {reasons.seconds(lost.lasts)}{lost.told}"
         )
-    return _silent(plan, state, seen, now)
+    carries = f"{reasons.name(state, slot)} carries {state.weights[slot]:g} % of the traffic and {lost.why}"
+    return Danger("data" if lost.then == "hold" else None, lost.cause, carries)
 
 
 def _silent(plan: Plan, state: State, seen: Observation, now: float) -> Danger | None:
     slot, since = state.candidate, state.silent_since
-    if since is None or now - since < plan.watchdogs.no_data:
+    if since is None or now - since < plan.watchdogs.no_data.after:
         return None
     silence = f"{reasons.name(state, slot)} has completed no request for {reasons.seconds(now - since)}"
     if state.silent_expected >= EXPECTED_AT_LEAST:
@@ -157,7 +198,7 @@ def _stable_breaches(plan: Plan, check: ErrorsSlo | LatencySlo, gathered: CheckS
     return recent is not None and recent > check.at_most and gathered.bad.get(state.stable, 0.0) >= 2
 
 
-def _stable(plan: Plan, state: State, now: float) -> Danger | None:
+def _stable(plan: Plan, state: State, seen: Observation, now: float) -> Danger | None:
     slot, dogs = state.stable, plan.watchdogs
     if not state.phase.weighted or state.weights[slot] <= 0:
         return None
@@ -169,14 +210,10 @@ def _stable(plan: Plan, state: State, now: float) -> Danger | None:
             f"{reasons.name(state, slot)}, which carries {state.weights[slot]:g} % of the traffic, has had no ready "
             f"replica for {reasons.seconds(now - unready)}: weights stay as they are",
         )
-    unread = state.unread_since.get(slot)
-    if unread is not None and now - unread >= dogs.no_data:
-        return Danger(
-            "data",
-            "stable-no-data",
-            f"nothing could be read of {reasons.name(state, slot)} for {reasons.seconds(now - unread)}: there is no "
-            f"control to compare with",
-        )
+    lost = unread(plan, state, seen, slot, now)
+    if lost is not None:
+        without = f"there is no control to compare with: of {reasons.name(state, slot)} {lost.why}"
+        return Danger("data", f"stable-{lost.cause}", without)
     return None
 
 
@@ -194,8 +231,3 @@ def _ratio(plan: Plan, state: State) -> Danger | None:
     if why is None:
         return None
     return Danger("ratio" if plan.watchdogs.sample_ratio.then == "hold" else None, "sample-ratio", why)
-
-
-def _why_unread(seen: Observation, slot: str) -> str:
-    delta = seen.slots.get(slot)
-    return f": {next(iter(delta.missing.values()))}" if delta and delta.missing else ""

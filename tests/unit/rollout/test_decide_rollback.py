@@ -269,7 +269,7 @@ def test_a_guard_that_sees_nothing_says_so_once_and_rolls_nothing_back() -> None
     bench.ticks(40, green=UNREAD)
     bench.expect(P.GUARDED)
     told = [action for d in bench.decisions for action in d.actions if isinstance(action, Notify)]
-    assert sum("it is not guarded" in notice.message for notice in told) == 1
+    assert sum("is not guarded: nothing could be read of it for 15 s" in notice.message for notice in told) == 1
 
 
 def test_a_death_of_the_old_slot_is_none_of_the_guards_business() -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from servegate.rollout.deltas import BucketError, add, between
 from servegate.rollout.model import Buckets, Readings, SlotDelta
-from servegate.rollout.ports import Histogram, Observed, PodSample
+from servegate.rollout.ports import Fault, Histogram, Observed, PodSample
 
 INF = math.inf
 
@@ -117,6 +117,7 @@ def test_a_pod_that_does_not_answer_is_missing_and_is_counted_when_it_does() -> 
     gone = after(*readings[:2])[0]["blue"]
     assert gone.counters == {}
     assert gone.missing == {"a": "timed out"}
+    assert gone.unread_because == "no-data"
     assert after(*readings)[0]["blue"].counters["x"] == 15.0
 
 
@@ -242,6 +243,19 @@ def test_a_gateway_that_is_not_read_is_not_replaced_by_the_engine() -> None:
     assert deltas["blue"].gateway
     assert deltas["blue"].requests is None
     assert deltas["blue"].pods == 1
+
+
+def test_why_a_slot_could_not_be_read_is_told_apart() -> None:
+    start = sample("a", 1, counters={"http_requests": 1.0})
+    _, last = between(None, observed(1, start))
+    again, _ = between(last, observed(2, start))
+    assert (again["blue"].requests, again["blue"].unread_because) == (None, "stale")
+    kinds: tuple[tuple[Fault, str], ...] = (("down", "target-down"), ("stale", "stale"))
+    for fault, name in kinds:
+        lost = Observed(at=2, pods=(), missing={"a": "x"}, faults={"a": fault, "b": "down"})
+        found, _ = between(last, lost)
+        assert (found["blue"].requests, found["blue"].unread_because) == (None, name)
+        assert found["blue"].faults == {"a": fault}
 
 
 def test_never_more_failures_than_requests() -> None:

@@ -109,7 +109,7 @@ def test_ticks_that_were_not_read_whole_are_left_out() -> None:
     before = bench.state.served
     assert before is not None
     bench.tick(green=UNREAD, blue=traffic(18))
-    bench.tick(green=traffic(4, missing={"green/1": "timed out"}), blue=traffic(18))
+    bench.tick(green=traffic(4, missing={"gateway/green/b": "timed out"}), blue=traffic(18))
     bench.tick(green=traffic(500), blue=traffic(18))  # covers what was missed on one side alone
     assert bench.state.served is not None
     assert bench.state.served.arrived == before.arrived

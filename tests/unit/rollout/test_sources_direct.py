@@ -141,6 +141,7 @@ def test_nobody_there_is_missing() -> None:
     source.close()
     assert observed.pods == ()
     assert observed.missing == dict.fromkeys(["green/0", "gateway/blue", "gateway/green"], "connection refused")
+    assert observed.faults == dict.fromkeys(observed.missing, "down")
 
 
 def test_an_engine_that_hangs_costs_the_timeout_and_one_thread(serve: Callable[[Answer], _Server]) -> None:

@@ -111,6 +111,7 @@ def test_a_stale_series_is_no_zero(prometheus: FakePrometheus, source: Make) -> 
     observed = made.observe(NOW + 40)
     assert observed.pods == ()
     assert observed.missing == {"blue/a": "its last scrape is 40 s old"}
+    assert observed.faults == {"blue/a": "stale"}
     assert made.observe(NOW + 2000).missing == {}  # gone for good
 
 
@@ -119,6 +120,7 @@ def test_a_target_that_is_down_is_missing(prometheus: FakePrometheus, source: Ma
     prometheus.add(NOW - 5, "up", "0", slot="green", instance="a")
     observed = source().observe(NOW)
     assert (observed.pods, observed.missing) == ((), {"green/a": "Prometheus cannot scrape it"})
+    assert observed.faults == {"green/a": "down"}
 
 
 def test_half_a_scrape_waits_for_the_other_half(prometheus: FakePrometheus, source: Make) -> None:
@@ -274,6 +276,7 @@ def test_a_bad_answer_makes_everything_missing(
     observed = made.observe(NOW)
     assert observed.pods == ()
     assert set(observed.missing) == {"blue/prometheus", "green/prometheus"}
+    assert observed.faults == {}  # Prometheus is to blame: nobody knows how the engines are
     assert reason in observed.missing["blue/prometheus"]
 
 

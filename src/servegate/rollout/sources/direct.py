@@ -35,7 +35,7 @@ import urllib3
 from servegate.errors import InfrastructureError
 from servegate.metrics.names import read
 from servegate.metrics.text import parse
-from servegate.rollout.ports import Histogram, Observed, PodSample
+from servegate.rollout.ports import Fault, Histogram, Observed, PodSample
 from servegate.rollout.sources import ended
 
 MAX_BODY = 4 * 1024 * 1024
@@ -97,6 +97,7 @@ class DirectSource:
         wait([future for future in asked.values() if future is not None], timeout=self.timeout)
         pods: list[PodSample] = []
         missing: dict[str, str] = {}
+        nonsense: set[str] = set()
         for key, future in asked.items():
             if future is None:
                 missing.update(dict.fromkeys(names[key], "has not answered the question before"))
@@ -108,7 +109,10 @@ class DirectSource:
                     pods.extend(future.result())
                 except (InfrastructureError, urllib3.exceptions.HTTPError, OSError, ValueError) as error:
                     missing.update(dict.fromkeys(names[key], _reason(error)))
-        return Observed(at=at, pods=tuple(pods), missing=missing)
+                    if isinstance(error, ValueError):
+                        nonsense.update(names[key])
+        down: dict[str, Fault] = {name: "down" for name in missing if name not in nonsense}
+        return Observed(at=at, pods=tuple(pods), missing=missing, faults=down)
 
     def close(self) -> None:
         """Stop asking; returns when the last question has been answered or given up."""

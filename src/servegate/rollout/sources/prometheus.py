@@ -4,8 +4,8 @@ Raw totals, never `rate()` or `increase()`: those extrapolate over what they do 
 a number. One question with one evaluation time brings the last samples of every wanted series as they were scraped; the
 deltas are taken per process and then summed (rollout/deltas.py), by the same rules as for a direct scrape.
 
-    a process was not scraped for `max_age`            missing: "its last scrape is 62 s old"
-    it is scraped in vain (`up` is 0)                  missing: "Prometheus cannot scrape it"
+    a process was not scraped for `max_age`            missing, stale: "its last scrape is 62 s old"
+    it is scraped in vain (`up` is 0)                  missing, down: "Prometheus cannot scrape it"
     its newest scrape is the one of the last tick      no reading: nothing is counted twice
     a scrape that lacks series of the one before       the one before, this once
     the same process through two targets               one of them
@@ -23,7 +23,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from servegate.errors import InfrastructureError
 from servegate.metrics.names import Reading, preflight
 from servegate.metrics.text import Buckets
-from servegate.rollout.ports import Observed, PodSample
+from servegate.rollout.ports import Fault, Observed, PodSample
 from servegate.rollout.sources import ended
 from servegate.rollout.sources.prometheus_api import PrometheusApi
 from servegate.rollout.sources.prometheus_config import PrometheusConfig, selector
@@ -79,11 +79,12 @@ class PrometheusSource:
             questions[GATEWAY] = self._gateway_series
         found, missing = self._answers(questions, at)
         pods: list[PodSample] = []
+        faults: dict[str, Fault] = {}
         if "" in found:
-            pods += self._engines(found[""], at, missing)
+            pods += self._engines(found[""], at, missing, faults)
         if GATEWAY in found:
-            pods += self._gateways(found[GATEWAY], at, missing)
-        return Observed(at=at, pods=tuple(pods), missing=missing)
+            pods += self._gateways(found[GATEWAY], at, missing, faults)
+        return Observed(at=at, pods=tuple(pods), missing=missing, faults=faults)
 
     def preflight(self, needed: Collection[str], at: float) -> list[str]:
         """What is wrong before anything depends on it, one sentence each.
@@ -190,14 +191,16 @@ class PrometheusSource:
 
     # --- understanding ------------------------------------------------------------------------------------------------
 
-    def _engines(self, series: Sequence[Series], at: float, missing: dict[str, str]) -> list[PodSample]:
+    def _engines(
+        self, series: Sequence[Series], at: float, missing: dict[str, str], faults: dict[str, Fault]
+    ) -> list[PodSample]:
         config = self.config
         samples = []
         for process in processes(series, config.labels.slot, self.slots, config.labels.pod):
             name = f"{process.slot}/{process.pod}"
             scraped = newest(process.targets)
             if down(process.targets):
-                missing[name] = "Prometheus cannot scrape it"
+                missing[name], faults[name] = "Prometheus cannot scrape it", "down"
             elif scraped is None:
                 missing[name] = "none of the engine's metrics was scraped"
             else:
@@ -213,10 +216,12 @@ class PrometheusSource:
                         (HTTP,) if key in self._exports_http else (),
                     )
                 )
-        self._note_old(at, samples, missing, gateway=False)
+        self._note_old(at, samples, missing, faults, gateway=False)
         return samples
 
-    def _gateways(self, series: Sequence[Series], at: float, missing: dict[str, str]) -> list[PodSample]:
+    def _gateways(
+        self, series: Sequence[Series], at: float, missing: dict[str, str], faults: dict[str, Fault]
+    ) -> list[PodSample]:
         """The gateway's view of each slot: one sample per slot and replica of the gateway."""
         config = self.config.gateway
         assert config is not None
@@ -247,21 +252,23 @@ class PrometheusSource:
                     continue
                 gauges = {"gateway_active": sum(active)} if active else {}
                 samples.append(PodSample(pod=name, slot=slot, at=scraped[0], counters=counted, gauges=gauges))
-        self._note_old(at, samples, missing, gateway=True)
+        self._note_old(at, samples, missing, faults, gateway=True)
         if not samples:
             why = f"no {config.metric} was scraped in {self.config.max_age:g} s"
             missing.update({f"{GATEWAY}{slot}": why for slot in self.slots})
         return samples
 
-    def _note_old(self, at: float, samples: list[PodSample], missing: dict[str, str], *, gateway: bool) -> None:
+    def _note_old(
+        self, at: float, samples: list[PodSample], missing: dict[str, str], faults: dict[str, Fault], *, gateway: bool
+    ) -> None:
         """Say of processes that were there before how old their last scrape is."""
         self._seen.update({sample.pod: sample.at for sample in samples})
         fresh = {sample.pod for sample in samples}
         for name, when in list(self._seen.items()):
             if at - when > FORGET_AFTER:
                 del self._seen[name]
-            elif name not in fresh and name.startswith(GATEWAY) == gateway:
-                missing.setdefault(name, f"its last scrape is {at - when:.0f} s old")
+            elif name not in fresh and name.startswith(GATEWAY) == gateway and name not in missing:
+                missing[name], faults[name] = f"its last scrape is {at - when:.0f} s old", "stale"
 
     def _which_labels(self) -> str:
         """What the slot's label is instead, for somebody who has mistaken it."""
