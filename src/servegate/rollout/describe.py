@@ -80,6 +80,8 @@ def plan_lines(plan: Plan, now: float) -> list[str]:
     for index, step in enumerate(plan.steps):
         needs = f"{step.min_time:g} s" + (f" and {step.min_requests} requests" if step.min_requests else "")
         needs += ", after a person's approval" if step.approval else ""
+        if index == len(plan.steps) - 2 and step.weight < 100:
+            needs += f": the bake, with {100 - step.weight:g} % on stable as the control"
         if plan.capacity == "shift" or step.replicas is not None:
             needs += f"; replicas: candidate {capacity.candidate(plan, index)}, stable {capacity.stable(plan, index)}"
         if plan.capacity == "shift":

@@ -11,9 +11,9 @@ import math
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from servegate.config import Config, load
 from servegate.contract import canonical_json, sha256
@@ -33,7 +33,7 @@ from servegate.rollout.checks import (
 from servegate.rollout.plan_experiment import Experiment, Shadow, StickyRule
 from servegate.rollout.plan_people import Freeze, Notification
 from servegate.rollout.plan_safety import AlertRule, Guard, Limits, Rollback, Watchdogs
-from servegate.rollout.plan_traffic import Expect, Step, Strategy
+from servegate.rollout.plan_traffic import Bake, Expect, Step, Strategy
 from servegate.units import Duration, Fraction, Percent
 
 LEASES_AT_LEAST = 2
@@ -71,6 +71,7 @@ class Plan(Config):
     steps: Annotated[tuple[Step, ...], Field(min_length=1, max_length=100)] = Field(
         description="shares of traffic, rising, the last 100%"
     )
+    bake: Bake | None = Field(None, description="the step before the last, with a control share on stable")
     checks: Annotated[tuple[Check, ...], Field(max_length=20)] = Field((), description="what is judged")
     sticky: StickyRule | None = Field(None, description="for ab: how users keep their slot")
     experiment: Experiment | None = Field(None, description="for ab: what shall be found out")
@@ -95,6 +96,19 @@ class Plan(Config):
     warmup_requests: int = Field(
         10, ge=0, description="first requests of a fresh candidate whose latency does not count: caches are cold"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _baked(cls, data: Any) -> Any:
+        """`bake` as the step it stands for. What is wrong with it is said by its own validation."""
+        steps, strategy = (data.get("steps"), data.get("strategy", "canary")) if isinstance(data, dict) else (None, "")
+        if not isinstance(steps, list | tuple) or not steps or strategy not in ("canary", "blue-green"):
+            return data
+        try:
+            step = Bake.model_validate(data.get("bake")).step()
+        except ValidationError:
+            return data
+        return {**data, "bake": None, "steps": [*steps[:-1], step, steps[-1]]}
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
@@ -153,6 +167,8 @@ class Plan(Config):
             if (getattr(self, key) is not None) != (self.strategy == strategy):
                 needed = self.strategy == strategy
                 raise ValueError(f"strategy {strategy} needs {key}" if needed else f"{key} is for strategy {strategy}")
+        if self.bake is not None:
+            raise ValueError(f"bake is for strategies that promote, not for {self.strategy}")
         if not self.checks and self.strategy != "shadow":
             raise ValueError("checks: at least one is needed, or nothing would be judged")
         if self.checks and self.strategy == "shadow":

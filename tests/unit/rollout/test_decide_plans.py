@@ -291,3 +291,46 @@ def test_impossible_plans_are_refused_by_name(changes: Any, words: str) -> None:
         data[key] = {**(data.get(key) or {}), **value} if isinstance(value, dict) else value
     with pytest.raises(ConfigError, match=words):
         validate(data, Plan, "plan.yaml")
+
+
+# --- the bake ---------------------------------------------------------------------------------------------------------
+
+
+def baked() -> Bench:
+    """A plan that writes its bake as such, under way in it."""
+    steps = [step for step in plan().model_dump(mode="json")["steps"] if step["weight"] != "95%"]
+    bench = Bench(plan(steps=steps, bake={"control": "10%", "min_time": "60s"}, guard={"window": "10m"}))
+    bench.until(P.BAKING)
+    return bench
+
+
+def test_a_bake_keeps_its_control_until_its_time_is_over() -> None:
+    bench = baked()
+    assert bench.state.weights == {"blue": 10.0, "green": 90.0}
+    bench.ticks(55)
+    assert bench.state.weights == {"blue": 10.0, "green": 90.0}
+    bench.until(P.PROMOTED)
+    bench.intent("guard")
+    bench.expect(P.GUARDED)
+    bench.until(P.PROMOTED, limit=601)
+    assert "nothing spoke against it in the guard's window" in bench.state.reason
+
+
+def test_what_begins_in_the_bake_is_seen_against_its_control() -> None:
+    bench = baked()
+    bench.ticks(20)
+    # A fifth of the answers fails, on the candidate alone: stable is still there to say that it need not be so.
+    bench.until(P.ROLLING_BACK, limit=40, green=delta(9, 2), blue=delta(1))
+    assert "green breaks its objective" in bench.state.reason
+    both = baked()
+    both.ticks(20)
+    both.until(P.HELD, limit=40, green=delta(90, 20), blue=delta(10, 3))
+    assert "both slots break the objective" in both.state.reason
+
+
+def test_what_begins_after_the_bake_is_seen_by_the_guard() -> None:
+    bench = baked()
+    bench.until(P.PROMOTED)
+    bench.intent("guard")
+    bench.until(P.ROLLING_BACK, limit=100, green=delta(20, 5), blue=delta(0))
+    assert "breaks its objective" in bench.state.reason

@@ -178,3 +178,48 @@ def test_the_edges_are_those_of_the_engine() -> None:
     assert TTFT_EDGES[4:9] == (0.04, 0.06, 0.08, 0.1, 0.25)
     assert len(TTFT_EDGES) == 22
     assert list(TTFT_EDGES) == sorted(TTFT_EDGES)
+
+
+# --- bake -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_bake_is_the_step_before_the_last() -> None:
+    steps = [{"weight": "10%", "min_time": "40s"}, {"weight": "50%", "min_time": "20s"}]
+    last = {"weight": "100%", "min_time": "5s"}
+    written = changed(steps=[*steps, {"weight": "90%", "min_time": "1m", "min_requests": 7}, last])
+    short = {**written, "steps": [*steps, last], "bake": {"control": "10%", "min_time": "1m", "min_requests": 7}}
+    plan = Plan.model_validate(short)
+    assert plan == Plan.model_validate(written)
+    assert plan.identity() == Plan.model_validate(plan.model_dump(mode="json")).identity()
+    assert [step.weight for step in plan.steps] == [10, 50, 90, 100]
+    jsonschema.validate(short, Plan.model_json_schema())
+
+
+@pytest.mark.parametrize(
+    ("bake", "message"),
+    [
+        ({"control": "1%", "min_time": "1m"}, "bake: a control of 1% is not within 5% and 50%"),
+        ({"control": "60%", "min_time": "1m"}, "bake: a control of 60% is not within 5% and 50%"),
+        ({"control": "5%"}, "bake.min_time"),
+        ({"control": "5%", "min_time": "1m", "weigth": "5%"}, "bake.weigth"),
+        ({"control": "50%", "min_time": "1m"}, "steps must rise: 50% follows 95%"),
+        ({"control": "20%", "min_time": "1h"}, "steps must rise: 80% follows 95%"),
+    ],
+)
+def test_an_impossible_bake_is_refused(bake: dict[str, Any], message: str) -> None:
+    assert message in refusal(changed(bake=bake))
+
+
+def test_what_is_never_promoted_has_no_bake() -> None:
+    shadow = {"version": 1, "name": "s", "expect": {"requests_per_second": 1}, "strategy": "shadow", "alpha": "1%"}
+    shadow |= {"steps": [{"weight": "0%", "min_time": "1m"}], "shadow": {"mirror": "10%"}}
+    Plan.model_validate(shadow)
+    assert "bake is for strategies that promote, not for shadow" in refusal(
+        {**shadow, "bake": {"control": "5%", "min_time": "1m"}}
+    )
+
+
+def test_blue_green_with_a_bake_keeps_a_control() -> None:
+    data = changed(strategy="blue-green", steps=[{"weight": "100%", "min_time": "30s"}])
+    data["bake"] = {"control": "50%", "min_time": "2m"}
+    assert [step.weight for step in Plan.model_validate(data).steps] == [50, 100]
