@@ -15,7 +15,7 @@ from servegate.gates.statement import Attested
 from servegate.gates.trust import Trust
 from servegate.gates.verify import Verification
 from servegate.loadtest.profile import Profile
-from servegate.pipeline.site import MachineSite
+from servegate.pipeline.site import ClusterSite, MachineSite
 from servegate.release import Release
 from servegate.report.model import Report
 from servegate.report.records import CanaryTick, EvalRecord, RequestRecord
@@ -46,6 +46,7 @@ MODELS: dict[str, type[BaseModel]] = {
     "prometheus": PrometheusConfig,
     "traffic": Traffic,
     "site": MachineSite,
+    "cluster-site": ClusterSite,
 }
 
 

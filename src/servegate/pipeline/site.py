@@ -1,8 +1,11 @@
-"""A site: where a rollout happens. The file says it once; the store remembers it for whoever takes over."""
+"""A site: where a rollout happens. The file says it once; the store remembers it for whoever takes over.
+
+A machine (Envoy and processes) or a cluster (Gateway API and Deployments): the same ports, opened differently.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +13,10 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from servegate.config import Config, load, validate
+from servegate.config import Config, parse, validate
 from servegate.contract import Slot
 from servegate.errors import ConfigError
+from servegate.release import Release, verify_file
 from servegate.rollout.ports import Router, Source, Store, Workload
 from servegate.rollout.sources.prometheus_config import PrometheusConfig
 from servegate.units import Duration
@@ -66,9 +70,61 @@ class MachineSite(Config):
         return self.root / "slots.sock"
 
     @property
+    def timeline(self) -> Path:
+        """The file that gets every tick."""
+        return self.root / "timeline.jsonl"
+
+    @property
+    def emergencies(self) -> Path:
+        """Where it is written down that a release was rolled back to by less than a verdict that counts now."""
+        return self.root / "emergencies.jsonl"
+
+    @property
     def routes(self) -> Path:
         """Envoy's route file."""
         return self.root / "envoy" / "routes" / "routes.json"
+
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$")]
+
+
+class ClusterSite(Config):
+    """Two Deployments and an HTTPRoute of a Kubernetes cluster, as k8s/base makes them."""
+
+    version: Literal[1]
+    kind: Literal["kubernetes"]
+    namespace: Name = Field(description="where everything is")
+    context: Annotated[str, Field(min_length=1)] | None = Field(
+        None, description="of the kubeconfig; none: its current one, and inside a pod the pod's service account"
+    )
+    app: Name = Field("llm", description="Deployments, Services and ConfigMaps are named <app>-blue and <app>-green")
+    route: Name = Field("llm", description="the HTTPRoute")
+    memory: Name = Field("servegate", description="what ConfigMaps and Lease of the rollout are named after")
+    patience: Duration = Field(
+        60.0,
+        description="how long a pod may wait for a node: an autoscaler brings one in that time or never",
+        json_schema_extra={"default": "1min"},
+    )
+    folder: str = Field("out/rollout", min_length=1, description="the timeline is written there")
+
+    @property
+    def root(self) -> Path:
+        """The folder."""
+        return Path(self.folder)
+
+    @property
+    def timeline(self) -> Path:
+        """The file that gets every tick."""
+        return self.root / "timeline.jsonl"
+
+    @property
+    def emergencies(self) -> Path:
+        """Where it is written down that a release was rolled back to by less than a verdict that counts now."""
+        return self.root / "emergencies.jsonl"
+
+
+Site = MachineSite | ClusterSite
+SITES: dict[str, type[MachineSite] | type[ClusterSite]] = {"machine": MachineSite, "kubernetes": ClusterSite}
 
 
 @dataclass(frozen=True)
@@ -83,17 +139,37 @@ class Place:
     document: Mapping[str, Any]
 
 
-def load_site(path: Path) -> MachineSite:
+def load_site(path: Path, namespace: str | None = None) -> Site:
     """Read a site; its folder is made absolute, relative to where we are now.
 
+    Args:
+        namespace: instead of the one in the file, which may leave it out then.
+
     Raises:
-        ConfigError: with every problem found, one line each.
+        ConfigError: with every problem found, one line each; or the site has no namespaces.
     """
-    site = load(path, MachineSite)
-    return site.model_copy(update={"folder": str(site.root.absolute())})
+    data, lines = parse(path)
+    if namespace is not None:
+        if not isinstance(data, dict) or data.get("kind") != "kubernetes":
+            raise ConfigError(f"{path}: --namespace is for a site of kind kubernetes")
+        data = {**data, "namespace": namespace}
+    site = validate(data, _kind(data), str(path), lines)
+    return site.model_copy(update={"folder": str(Path(site.folder).absolute())})
 
 
-def remembered(document: Mapping[str, Any] | None, where: str) -> MachineSite:
+def load_machine(path: Path) -> MachineSite:
+    """The same, where only a machine will do.
+
+    Raises:
+        ConfigError: with every problem found, or it is no machine.
+    """
+    site = load_site(path)
+    if not isinstance(site, MachineSite):
+        raise ConfigError(f"{path}: is a site of kind {site.kind}; a machine is wanted here")
+    return site
+
+
+def remembered(document: Mapping[str, Any] | None, where: str) -> Site:
     """A site as it stands in a store.
 
     Raises:
@@ -101,12 +177,27 @@ def remembered(document: Mapping[str, Any] | None, where: str) -> MachineSite:
     """
     if document is None:
         raise ConfigError(f"{where}: does not say where the rollout happens; start it again with its --site")
-    return validate(dict(document), MachineSite, where)
+    return validate(dict(document), _kind(document), where)
+
+
+def _kind(data: Any) -> type[MachineSite] | type[ClusterSite]:
+    """The model of a site's kind; of a machine, whose error names the kinds, where there is none."""
+    return SITES.get(str(data.get("kind")) if isinstance(data, Mapping) else "", MachineSite)
 
 
 @contextmanager
-def opened(site: MachineSite) -> Iterator[Place]:
-    """The ports of a rollout; closed when the context ends. Nothing is started or stopped."""
+def opened(site: Site, releases: Iterable[Release] = ()) -> Iterator[Place]:
+    """The ports of a rollout; closed when the context ends. Nothing is started or stopped.
+
+    Args:
+        releases: those whose files (chat template, system prompt) may have to be put into a slot of a cluster.
+    """
+    with _machine(site) if isinstance(site, MachineSite) else _cluster(site, releases) as place:
+        yield place
+
+
+@contextmanager
+def _machine(site: MachineSite) -> Iterator[Place]:
     from servegate.rollout.routers.envoy_file import EnvoyFileRouter
     from servegate.rollout.sources.direct import DirectSource, Gateway
     from servegate.rollout.sources.prometheus import PrometheusSource
@@ -128,3 +219,43 @@ def opened(site: MachineSite) -> Iterator[Place]:
     finally:
         source.close()
         store.close()
+
+
+@contextmanager
+def _cluster(site: ClusterSite, releases: Iterable[Release]) -> Iterator[Place]:
+    from servegate.rollout.kube import Kube
+    from servegate.rollout.routers.http_route import HttpRouteRouter
+    from servegate.rollout.sources.direct import DirectSource
+    from servegate.rollout.stores.config_map import ConfigMapStore
+    from servegate.rollout.workloads.deployments import DeploymentWorkload
+
+    slots = ("blue", "green")
+    kube = Kube(site.namespace, context=site.context)
+    store = ConfigMapStore(kube, site.memory)
+    workload = DeploymentWorkload(
+        kube, site.app, slots, contents=_contents(releases), epoch=lambda: store.epoch, patience=site.patience
+    )
+    source = DirectSource(workload.targets)
+    router = HttpRouteRouter(kube, site.route, {slot: f"{site.app}-{slot}" for slot in slots})
+    # A context is a name in one person's kubeconfig: whoever takes over gets at the store by their own.
+    document = site.model_copy(update={"context": None}).model_dump(mode="json")
+    try:
+        yield Place(router, source, workload, store, slots, document)
+    finally:
+        source.close()
+        kube.close()
+
+
+def _contents(releases: Iterable[Release]) -> dict[str, str]:
+    """Text by sha256 of those files that releases name and that are where they say."""
+    found: dict[str, str] = {}
+    for release in releases:
+        for file in (release.chat_template, release.system_prompt):
+            if file is not None and file.path is not None:
+                try:
+                    data = Path(file.path).read_bytes()
+                except OSError:
+                    continue  # whoever takes over may be elsewhere; the slot has them already
+                verify_file(file, data)
+                found[file.sha256] = data.decode()
+    return found

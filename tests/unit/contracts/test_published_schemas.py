@@ -15,8 +15,9 @@ ROOT = Path(__file__).parents[3]
 FILES = [
     (schema, path)
     for schema, pattern in {
-        "plan": "rollout/[!m]*.yaml",
+        "plan": "rollout/[!km]*.yaml",
         "site": "rollout/machine.yaml",
+        "cluster-site": "rollout/kubernetes.yaml",
         "policy": "gates/*.yaml",
         "profile": "loadtest/profiles/*.yaml",
         "suite": "evals/suites/*.yaml",
@@ -27,7 +28,7 @@ FILES = [
 
 
 def test_every_kind_of_file_has_an_example() -> None:
-    assert {schema for schema, _ in FILES} == {"plan", "site", "policy", "profile", "suite", "release"}
+    assert {schema for schema, _ in FILES} == {"plan", "site", "cluster-site", "policy", "profile", "suite", "release"}
 
 
 @pytest.mark.parametrize(("schema", "path"), FILES, ids=lambda value: getattr(value, "name", value))

@@ -16,7 +16,7 @@ from servegate.errors import ConfigError
 from servegate.pipeline.launch import launcher
 from servegate.pipeline.machine import up
 from servegate.pipeline.outputs import comparing, plain
-from servegate.pipeline.site import MachineSite, load_site, remembered
+from servegate.pipeline.site import ClusterSite, MachineSite, load_machine, load_site, remembered
 from servegate.release import Engine, Model, Release
 from servegate.rollout.plan_experiment import Outputs
 
@@ -35,7 +35,7 @@ def release(engine: str = "vllm", **changes: Any) -> Release:
 
 def test_the_shipped_site_is_read_and_its_folder_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    site = load_site(SHIPPED)
+    site = load_machine(SHIPPED)
     assert site.root == tmp_path / "out" / "machine"
     assert site.store.parent == site.root
     assert remembered(site.model_dump(mode="json"), "store") == site
@@ -126,3 +126,25 @@ def test_answers_are_laid_side_by_side(engine: str, tmp_path: Path) -> None:
     assert plain(" A\n b ") == "a b"
     with pytest.raises(ConfigError, match=r"none\.jsonl"):
         comparing(validate({"prompts": str(tmp_path / "none.jsonl")}, Outputs, "o"))
+
+
+def test_a_cluster_is_read_and_its_namespace_may_be_given_instead(tmp_path: Path) -> None:
+    file = tmp_path / "site.yaml"
+    file.write_text("version: 1\nkind: kubernetes\nfolder: out\n")
+    with pytest.raises(ConfigError, match="namespace"):
+        load_site(file)
+    site = load_site(file, "team")
+    assert isinstance(site, ClusterSite)
+    assert (site.namespace, site.app, site.route) == ("team", "llm", "llm")
+    assert remembered(site.model_dump(mode="json"), "store") == site
+    with pytest.raises(ConfigError, match="a machine is wanted"):
+        load_machine(SHIPPED.with_name("kubernetes.yaml"))
+
+
+def test_a_machine_has_no_namespace_and_an_unknown_kind_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="--namespace is for a site of kind kubernetes"):
+        load_site(SHIPPED, "team")
+    file = tmp_path / "site.yaml"
+    file.write_text("version: 1\nkind: nomad\n")
+    with pytest.raises(ConfigError, match="kind"):
+        load_site(file)

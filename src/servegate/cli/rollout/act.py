@@ -23,11 +23,11 @@ from servegate.cli.rollout.common import (
 )
 
 if TYPE_CHECKING:
+    from servegate.cli.rollout.common import OpenStore
     from servegate.pipeline.verdicts import Verdicts
     from servegate.rollout.memory import Memory
     from servegate.rollout.model import State
     from servegate.rollout.ports import Intent
-    from servegate.rollout.stores.sqlite import SqliteStore
 
 WAIT = 20.0
 """Seconds a living controller is given to carry an intent out."""
@@ -171,7 +171,7 @@ def _digest(file: Path, name: str) -> str:
     raise ConfigError(f"{what} called {name!r}; there are {listed or 'none'}")
 
 
-def _known(store: SqliteStore, file: Path, what: str) -> Memory:
+def _known(store: OpenStore, file: Path, what: str) -> Memory:
     from servegate.errors import ConfigError
     from servegate.rollout import memory
 
@@ -229,7 +229,7 @@ def _ask(
         store.close()
 
 
-def _left(store: SqliteStore, kind: str, reason: str, target: str | None) -> Intent:
+def _left(store: OpenStore, kind: str, reason: str, target: str | None) -> Intent:
     """The intent; one that asks the same and is still waiting is not left twice."""
     import time
 
@@ -239,7 +239,7 @@ def _left(store: SqliteStore, kind: str, reason: str, target: str | None) -> Int
     return store.submit(kind, common.asker(), time.time(), reason, target)
 
 
-def _carried_out(store: SqliteStore, intent: Intent) -> str | None:
+def _carried_out(store: OpenStore, intent: Intent) -> str | None:
     import time
 
     began = time.monotonic()
@@ -259,7 +259,7 @@ def _carried_out(store: SqliteStore, intent: Intent) -> str | None:
     return store.outcome(intent)
 
 
-def _followed(store: SqliteStore, file: Path) -> State:
+def _followed(store: OpenStore, file: Path) -> State:
     """Wait until what the controller does has ended; it may die meanwhile."""
     import time
 
@@ -274,7 +274,7 @@ def _followed(store: SqliteStore, file: Path) -> State:
         time.sleep(POLL)
 
 
-def _nobody(store: SqliteStore) -> bool:
+def _nobody(store: OpenStore) -> bool:
     import time
 
     from servegate.rollout import describe
@@ -291,7 +291,7 @@ def _tell(intent: Intent, outcome: str, as_json: bool) -> None:
         click.echo(plain(outcome))
 
 
-def _end(kind: str, store: SqliteStore, file: Path, as_json: bool) -> None:
+def _end(kind: str, store: OpenStore, file: Path, as_json: bool) -> None:
     """How it ended. Rolled back is what abort and rollback ask for: success when proven."""
     from servegate.errors import ExitCode
     from servegate.pipeline.canary import exit_code

@@ -16,7 +16,13 @@ if TYPE_CHECKING:
     from servegate.rollout.model import State
     from servegate.rollout.plan import Plan
     from servegate.rollout.ports import Source
+    from servegate.rollout.stores.config_map import ConfigMapStore
     from servegate.rollout.stores.sqlite import SqliteStore
+
+    OpenStore = ConfigMapStore | SqliteStore
+
+IN_CLUSTER = "kubernetes:"
+"""Beginning of a store that is not a file: `kubernetes:<namespace>` or `kubernetes:<namespace>/<name>`."""
 
 store_option = click.option(
     "--store",
@@ -26,7 +32,7 @@ store_option = click.option(
     metavar="FILE",
     envvar="SERVEGATE_STORE",
     show_envvar=True,
-    help="The file in which the rollout is remembered.",
+    help="The file in which the rollout is remembered, or kubernetes:NAMESPACE.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 trust_option = click.option(
@@ -61,8 +67,14 @@ def progress(what: str) -> Iterator[Callable[[int, int], None]]:
         yield lambda done, of_all: shown.update(task, completed=done, total=of_all)
 
 
-def open_store(file: Path) -> SqliteStore:
+def open_store(file: Path) -> OpenStore:
     """The store; it must be there."""
+    if str(file).startswith(IN_CLUSTER):
+        from servegate.rollout.kube import Kube
+        from servegate.rollout.stores.config_map import ConfigMapStore
+
+        namespace, _, name = str(file).removeprefix(IN_CLUSTER).partition("/")
+        return ConfigMapStore(Kube(namespace or None), name or "servegate")
     from servegate.rollout.stores.sqlite import SqliteStore
 
     return SqliteStore(file, create=False)
@@ -80,13 +92,13 @@ def asker() -> str:
     return f"{user}@{socket.gethostname()}"
 
 
-def print_lines(known: Memory, store: SqliteStore) -> None:
+def print_lines(known: Memory, store: OpenStore) -> None:
     """Where the rollout stands."""
     for line in described(known, store):
         click.echo(line)
 
 
-def described(known: Memory, store: SqliteStore) -> list[str]:
+def described(known: Memory, store: OpenStore) -> list[str]:
     """Lines about where the rollout stands, safe for a terminal."""
     import time
 
@@ -114,11 +126,6 @@ def verdicts(trust: Path, files: tuple[Path, ...], registry: bool) -> Verdicts:
     return verdicts.Verdicts(load_trust(trust), verdicts.files(files, registry=registry or not files))
 
 
-def emergencies(store: Path) -> Path:
-    """Where it is written down that a release was rolled back to by less than a verdict that counts now."""
-    return store.with_name("emergencies.jsonl")
-
-
 @contextmanager
 def taken_over(
     file: Path, known: Memory, trusted: Verdicts | None = None, *, override: bool = False
@@ -135,15 +142,16 @@ def taken_over(
     from servegate.report.live import CanaryView
 
     plan = remembered_plan(known)
-    with opened(remembered(known.site, str(file))) as place, CanaryView(shown(plan, known.state)) as view:
+    site = remembered(known.site, str(file))
+    with opened(site, known.releases.values()) as place, CanaryView(shown(plan, known.state)) as view:
         controller = controller_for(
             plan,
             place,
             slots=place.slots,
             site=place.document,
             verdict=none_given if trusted is None else trusted.find(*known.releases.values()),
-            past=None if trusted is None else trusted.past(emergencies(file), override=override),
-            timeline=file.with_name("timeline.jsonl"),
+            past=None if trusted is None else trusted.past(site.emergencies, override=override),
+            timeline=site.timeline,
             on_tick=lambda tick: None if tick.phase == known.state.phase and known.state.phase.finished else view(tick),
             on_notice=notice,
         )

@@ -40,14 +40,14 @@ def machine(site: Path, stable: Path | None) -> None:
     from servegate.config import load
     from servegate.errors import ExitCode
     from servegate.pipeline.machine import up
-    from servegate.pipeline.site import load_site
+    from servegate.pipeline.site import load_machine
     from servegate.release import Release
 
     def stop(_number: int, _frame: object) -> None:
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, stop)
-    where = load_site(site)
+    where = load_machine(site)
     release = None if stable is None else load(stable, Release)
     try:
         with up(where, release, click.echo) as running:
@@ -65,6 +65,7 @@ def machine(site: Path, stable: Path | None) -> None:
 @click.command(short_help="Roll a release out, and stay until the end.")
 @click.argument("release", type=click.Path(path_type=Path))
 @click.option("--site", type=click.Path(path_type=Path), required=True, help="File that says where.")
+@click.option("--namespace", metavar="NAME", help="Of the cluster; instead of the one in the --site file.")
 @click.option("--plan", type=click.Path(path_type=Path), required=True, help="File of the plan.")
 @verdict_option
 @registry_option
@@ -77,6 +78,7 @@ def machine(site: Path, stable: Path | None) -> None:
 def start(
     release: Path,
     site: Path,
+    namespace: str | None,
     plan: Path,
     verdict: tuple[Path, ...],
     registry: bool,
@@ -106,7 +108,7 @@ def start(
     from servegate.rollout.model import Phase
     from servegate.rollout.plan import load_plan
 
-    where, rules, wanted = load_site(site), load_plan(plan), load(release, Release)
+    where, rules, wanted = load_site(site, namespace), load_plan(plan), load(release, Release)
     serving = None if stable is None else load(stable, Release)
     if trust is None:
         raise ConfigError("whose verdicts count? Give --trust FILE: no verdict, no traffic")
@@ -115,16 +117,17 @@ def start(
         raise ConfigError(f"plan {rules.name} has no `guard`")
     read_suites(rules)
     console = Console(stderr=as_json)
-    with opened(where) as place, _alerts(rules, place.store, listen, token_file):
+    releases = [wanted] if serving is None else [wanted, serving]
+    with opened(where, releases) as place, _alerts(rules, place.store, listen, token_file):
         common.check_source(place.source, rules)
         controller = controller_for(
             rules,
             place,
             verdict=trusted.find(wanted),
-            past=trusted.past(common.emergencies(where.store)),
+            past=trusted.past(where.emergencies),
             slots=place.slots,
             site=place.document,
-            timeline=where.store.with_name("timeline.jsonl"),
+            timeline=where.timeline,
             on_notice=common.notice,
         )
         _not_frozen(rules, place.store)

@@ -12,8 +12,8 @@ from servegate.cli.rollout import common
 from servegate.cli.rollout.common import json_option, store_option
 
 if TYPE_CHECKING:
+    from servegate.cli.rollout.common import OpenStore
     from servegate.rollout.memory import Memory
-    from servegate.rollout.stores.sqlite import SqliteStore
 
 LOOK_EVERY = 0.5
 """Seconds between two looks of `watch`."""
@@ -71,7 +71,7 @@ def watch(file: Path, look_only: bool) -> None:
     common.finish(state, as_json=False)
 
 
-def _follow(store: SqliteStore, found: Memory, *, take_over: bool) -> tuple[Memory, bool]:
+def _follow(store: OpenStore, found: Memory, *, take_over: bool) -> tuple[Memory, bool]:
     """Show the rollout until it has ended (True), or until nobody is at work on it and we are to take over (False)."""
     import time
 

@@ -1,0 +1,214 @@
+"""A namespace with the shipped manifests, users who stream answers through the gateway, and terminals to work in."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import threading
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import urllib3
+from cluster.run import SIMULATOR
+from manifests import placed
+from verdicts import key_pair, signed, verdict
+
+from cluster import Cluster
+from servegate.endpoint import request
+from servegate.errors import InfrastructureError
+from servegate.process import python
+from servegate.release import Engine, Image, Model, Release
+from servegate.rollout.kube import Kube
+from servegate.rollout.routers.http_route import HttpRouteRouter
+from servegate.rollout.workloads.deployments import DeploymentWorkload
+
+THREADS, PAUSE = 4, 0.15
+PLAN = """
+version: 1
+name: short
+tick: 1s
+expect: {requests_per_second: 8}
+alpha: 5%
+steps:
+  - {weight: 10%, min_time: 5s}
+  - {weight: 50%, min_time: 12s}
+  - {weight: 100%, min_time: 3s}
+checks:
+  - {kind: errors-vs-stable, name: errors, share: 90%, interval: 2s, odds_ratio: 1.5}
+  - {kind: errors-slo, name: slo, share: 10%, at_most: 5%, interval: 2s}
+watchdogs: {unready: 20s, no_data: 40s, route: 20s}
+rollback: {prove: 4s}
+"""
+RELEASES: dict[str, tuple[str, ...]] = {
+    "v1": (),
+    "v2": (),
+    "v3": ("--fault=errors:rate=0.5",),
+    "v4": ("--no-such-flag",),
+}
+
+
+class Users:
+    """Streams answers through the gateway, reads each to its end, and counts what came of them.
+
+    Attributes:
+        seen: what came of the requests, "complete" for a stream with its end.
+        bad: (seconds since the epoch, what) of all others.
+    """
+
+    def __init__(self, url: str, host: str) -> None:
+        self.url, self.host, self.seen = url, host, Counter[str]()
+        self.bad: list[tuple[float, str]] = []
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._send) for _ in range(THREADS)]
+        for thread in self._threads:
+            thread.start()
+
+    def _send(self) -> None:
+        pool = urllib3.PoolManager()
+        body = {
+            "model": "support",
+            "messages": [{"role": "user", "content": "hello"}],
+            "max_tokens": 12,
+            "stream": True,
+        }
+        while not self._stop.wait(PAUSE):
+            what = self._one(pool, body)
+            self.seen[what] += 1
+            if what != "complete":
+                self.bad.append((time.time(), what))
+
+    def _one(self, pool: urllib3.PoolManager, body: dict[str, Any]) -> str:
+        try:
+            response = pool.request(
+                "POST",
+                f"{self.url}/v1/chat/completions",
+                json=body,
+                headers={"Host": self.host},
+                retries=False,
+                timeout=60,
+                preload_content=False,
+            )
+            text = b"".join(response.stream(4096))
+            response.release_conn()
+        except urllib3.exceptions.HTTPError as error:
+            return type(error).__name__
+        if response.status != 200:
+            return f"HTTP {response.status}"
+        return "complete" if text.rstrip().endswith(b"[DONE]") else "cut"
+
+    def stop(self) -> Counter[str]:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+        return self.seen
+
+
+class Place:
+    """A namespace with the shipped manifests, and terminals to work in."""
+
+    def __init__(self, cluster: Cluster, folder: Path) -> None:
+        self.cluster, self.folder, self.namespace = cluster, folder, f"llm-{uuid.uuid4().hex[:6]}"
+        cluster.apply(*placed("local", self.namespace))
+        self.kube = Kube(self.namespace, kubeconfig=cluster.kubeconfig)
+        self.router = HttpRouteRouter(self.kube, "llm", {"blue": "llm-blue", "green": "llm-green"})
+        self.workload = DeploymentWorkload(self.kube, "llm")
+        (folder / "plan.yaml").write_text(PLAN)
+        (folder / "site.yaml").write_text(
+            f"version: 1\nkind: kubernetes\nnamespace: {self.namespace}\nfolder: out\npatience: 20s\n"
+        )
+        key, public = key_pair(folder)
+        (folder / "trust.yaml").write_text(f"version: 1\nname: t\nsigners: [{{name: desk, key: {public.name}}}]\n")
+        for name in RELEASES:
+            made = release(name)
+            made.write(folder / f"{name}.json")
+            (folder / f"{name}.verdict.json").write_bytes(signed(verdict(made, decided=1.0), made, key))
+
+    def close(self) -> None:
+        self.cluster.kubectl("delete", "namespace", self.namespace, "--wait=false")
+
+    @property
+    def store(self) -> str:
+        return f"kubernetes:{self.namespace}"
+
+    def terminal(self, *arguments: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            python("-c", "from servegate.cli import main; main()", "rollout", *arguments),
+            env={**os.environ, "KUBECONFIG": str(self.cluster.kubeconfig), "SERVEGATE_STORE": self.store},
+            cwd=self.folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def run(self, *arguments: str) -> tuple[int, str]:
+        child = self.terminal(*arguments)
+        out, _ = child.communicate(timeout=240)
+        return child.returncode, out
+
+    def started(self, name: str) -> list[str]:
+        """Arguments that roll a release out."""
+        return [
+            *("start", f"{name}.json", "--site", "site.yaml", "--plan", "plan.yaml", "--stable", "v1.json"),
+            *("--verdict", f"{name}.verdict.json", "--trust", "trust.yaml"),
+        ]
+
+    def start(self, name: str) -> tuple[int, str]:
+        return self.run(*self.started(name))
+
+    def state(self) -> dict[str, Any]:
+        """The state in the store; empty before the first."""
+        text = (self.kube.get("ConfigMap", "servegate-state").get("data") or {}).get("state")
+        found: dict[str, Any] = json.loads(text)["state"] if text else {}
+        return found
+
+    def until(self, what: str, holds: Callable[[dict[str, Any]], object], timeout: float = 90.0) -> None:
+        """Wait until the state in the store is as wanted."""
+
+        def met() -> bool:
+            try:
+                state = self.state()
+            except InfrastructureError:  # the API server may be away
+                return False
+            return bool(state and holds(state))
+
+        self.cluster.until(what, met, timeout)
+
+    def fill(self, slot: str, name: str) -> None:
+        """Put a release into a slot and wait until it is ready."""
+        self.workload.ensure(slot, release(name), 1)
+        self.cluster.until(f"{name} in {slot}", lambda: self.workload.status(slot).ready == 1)
+
+    def weigh(self, green: float) -> None:
+        """Write weights and wait until the gateway says that it serves by them."""
+        self.router.write({"blue": 100 - green, "green": green}, epoch=1)
+        self.cluster.until(f"green {green} %", lambda: self.router.verify().accepted)
+
+    def serve(self) -> Users:
+        """v1 in blue, and users on it."""
+        self.fill("blue", "v1")
+        self.weigh(0)
+        headers = {"Host": f"{self.namespace}.test"}
+
+        def served() -> bool:
+            try:
+                return request("GET", f"{self.cluster.gateway_url}/health", headers=headers, timeout=2)[0] == 200
+            except InfrastructureError:  # Envoy listens when the first route has come
+                return False
+
+        self.cluster.until("the gateway to serve", served)
+        return Users(self.cluster.gateway_url, f"{self.namespace}.test")
+
+
+def release(name: str) -> Release:
+    return Release(
+        name=name,
+        image=Image(repository=SIMULATOR, digest="sha256:" + name[1:] * 64),
+        model=Model(uri="builtin://knowledge", served_name="support"),
+        engine=Engine(name="simulator", version="1"),
+        args=("--seed", name[1:], *RELEASES[name]),
+    )
