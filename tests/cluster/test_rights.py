@@ -26,6 +26,7 @@ OBJECTS = {
     "serviceaccounts": ["servegate-controller"],
     "roles.rbac.authorization.k8s.io": ["servegate-controller"],
     "events": ["any"],
+    "endpointslices.discovery.k8s.io": ["any"],
     "nodes": ["gpu-0"],
     "namespaces": [NAMESPACE],
     "pods/exec": ["any"],
@@ -49,6 +50,7 @@ ALLOWED = {
         ("pods", "any", "get"),
         *(("pods", "", verb) for verb in ("list", "watch")),
         *(("events", "", verb) for verb in ("list", "create")),
+        ("endpointslices.discovery.k8s.io", "", "list"),
     },
     "servegate-operator": {
         *(("configmaps", name, "get") for name in MEMORY),

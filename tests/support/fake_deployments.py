@@ -77,11 +77,17 @@ class FakeDeployments:
                 "availableReplicas": status.ready,
             }
             item = self.engines._slots[slot]
+            endpoints: list[Object] = []
             for replica in [*item.running.values(), *item.leaving]:
                 meta = dict(deployment["spec"]["template"]["metadata"])
                 if replica in item.leaving:
                     meta["deletionTimestamp"] = _NOW
-                self._pod(f"{replica.digest[7:12]}-{replica.index}", meta, replica)
+                name = f"{replica.digest[7:12]}-{replica.index}"
+                self._pod(name, meta, replica)
+                endpoints.append({"targetRef": {"name": name}, "conditions": {"ready": replica.ready}})
+            labels = {"kubernetes.io/service-name": f"llm-{slot}"}
+            slices = f"/apis/discovery.k8s.io/v1/{NAMESPACE}/endpointslices/llm-{slot}-x"
+            self.api.put(slices, {"metadata": {"labels": labels}, "endpoints": endpoints})
 
     def _pod(self, name: str, meta: Object, replica: Any) -> None:
         code = replica.child.returncode

@@ -124,7 +124,9 @@ class FakeKube:
             if path in self.objects:
                 raise RefusedError(409, f"{path} already exists")
             return self.put(path, body)
-        collection = path.rpartition("/")[2] in ("pods", "deployments", "nodes", "events", "configmaps")
+        collection = path.rpartition("/")[2] in (
+            *("pods", "deployments", "nodes", "events", "configmaps", "endpointslices"),
+        )
         if method == "GET" and collection:
             wanted = dict(item.split("=") for item in query.get("labelSelector", "").split(",") if item)
             found = [item for key, item in self.objects.items() if key.startswith(path + "/")]

@@ -32,6 +32,7 @@ _KINDS = {
     "Pod": ("api/v1", "pods"),
     "Service": ("api/v1", "services"),
     "Deployment": ("apis/apps/v1", "deployments"),
+    "EndpointSlice": ("apis/discovery.k8s.io/v1", "endpointslices"),
     "Lease": ("apis/coordination.k8s.io/v1", "leases"),
     "HTTPRoute": ("apis/gateway.networking.k8s.io/v1", "httproutes"),
 }

@@ -34,7 +34,7 @@ def api() -> Iterator[FakeKube]:
 
 @pytest.fixture
 def router(api: FakeKube, tmp_path: Path) -> HttpRouteRouter:
-    return HttpRouteRouter(Kube(kubeconfig=api.kubeconfig(tmp_path)), "llm", NAMES)
+    return HttpRouteRouter(Kube(kubeconfig=api.kubeconfig(tmp_path)), "llm", NAMES, sleep=lambda _: None)
 
 
 def test_only_the_weights_and_the_epoch_change(api: FakeKube, router: HttpRouteRouter) -> None:
@@ -50,6 +50,24 @@ def test_a_share_is_written_in_the_smallest_whole_numbers(api: FakeKube, router:
         router.write({"blue": 100 - green, "green": green}, epoch=1)
         assert api.objects[PATH]["spec"]["rules"][1]["backendRefs"] == backends(*units)
         assert router.read()["green"] == pytest.approx(green, abs=1e-9)
+
+
+def test_a_slot_without_weight_gets_next_to_none_first(api: FakeKube, router: HttpRouteRouter) -> None:
+    seen: list[tuple[int, int]] = []
+
+    def note(_path: str, item: Object) -> None:
+        blue, green = item["spec"]["rules"][1]["backendRefs"]
+        seen.append((blue["weight"], green["weight"]))
+
+    api.react = note
+    router.write({"blue": 0.0, "green": 100.0}, epoch=1)
+    assert seen == [(9999, 1), (0, 100)]
+    seen.clear()
+    router.write({"blue": 50.0, "green": 50.0}, epoch=1)
+    assert seen == [(1, 9999), (50, 50)]
+    seen.clear()
+    router.write({"blue": 100.0, "green": 0.0}, epoch=1)  # blue has weight: the way back is one write
+    assert seen == [(100, 0)]
 
 
 def test_every_rule_with_both_slots_gets_the_weights(api: FakeKube, router: HttpRouteRouter) -> None:
@@ -178,7 +196,7 @@ def test_what_the_gateway_says(api: FakeKube, router: HttpRouteRouter) -> None:
     router.write({"blue": 50.0, "green": 50.0}, epoch=1)
     status = router.verify()
     assert (status.accepted, status.weights) == (False, {"blue": 90.0, "green": 10.0})
-    assert "has not yet taken over generation 3" in status.message
+    assert "has not yet taken over generation 4" in status.message
     parent("False")
     assert "says ResolvedRefs is False: BackendNotFound: service llm-green not found" in router.verify().message
     parent()

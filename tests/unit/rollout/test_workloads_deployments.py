@@ -89,6 +89,16 @@ def pod(api: FakeKube, name: str = "llm-green-1", slot: str = "green", **status:
     meta = {**template["metadata"], "name": name, "namespace": "llm"}
     made = {"metadata": copy.deepcopy(meta), "spec": template["spec"], "status": {**defaults, **status}}
     api.put(f"{CORE}pods/{name}", made)
+    listed(api, slot, name)
+
+
+def listed(api: FakeKube, slot: str, *names: str) -> None:
+    """The slot's Service lists these pods as well as those before."""
+    path = f"/apis/discovery.k8s.io/v1/namespaces/llm/endpointslices/llm-{slot}-x"
+    before = api.objects.get(path, {}).get("endpoints", [])
+    more = [{"targetRef": {"name": name}, "conditions": {"ready": True}} for name in names]
+    labels = {"kubernetes.io/service-name": f"llm-{slot}"}
+    api.put(path, {"metadata": {"labels": labels}, "endpoints": [*before, *more]})
 
 
 def ready(at: str = T0) -> list[Object]:
@@ -267,6 +277,21 @@ def test_a_pod_the_service_has_not_heard_of_yet_is_not_ready(api: FakeKube, work
     pod(api, conditions=ready())
     deployment(api)["status"]["availableReplicas"] = 0
     assert workload.status("green").ready == 0
+
+
+def test_a_pod_that_the_service_does_not_list_is_not_ready(api: FakeKube, workload: DeploymentWorkload) -> None:
+    workload.ensure("green", release(), 1)
+    pod(api, conditions=ready())
+    path = "/apis/discovery.k8s.io/v1/namespaces/llm/endpointslices/llm-green-x"
+    api.objects[path]["endpoints"][0]["conditions"]["ready"] = False
+    status = workload.status("green")
+    assert (status.ready, status.message) == (0, "0 of 1 listed by Service llm-green")
+    api.objects[path]["endpoints"][0]["conditions"]["ready"] = True
+    assert workload.status("green").ready == 1
+    # Once it is listed nobody is asked again.
+    calls = len(api.calls)
+    workload.status("green")
+    assert not any("endpointslices" in path for _, path in api.calls[calls:])
 
 
 def test_a_slot_is_not_ready_while_another_release_answers_in_it(

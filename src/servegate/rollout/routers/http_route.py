@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from servegate.errors import InfrastructureError
@@ -26,6 +27,12 @@ EPOCH = f"{ANNOTATION}epoch"
 ATTEMPTS = 5
 """Times a write is tried anew because somebody else changed the route in between."""
 CONDITIONS = ("Accepted", "ResolvedRefs")
+TOUCH = UNITS // 100
+"""Weight of a slot's first moment in the traffic: 0.01 %."""
+TAKEN_UP = 1.0
+"""Seconds a gateway is given to take that up; it is no condition for the weights that follow."""
+LOOK, PASSED_ON = 0.05, 0.2
+"""Seconds between two looks, and from "taken up" to "the proxies have it"."""
 
 
 @dataclass(frozen=True)
@@ -55,10 +62,13 @@ class HttpRouteRouter:
         kube: the namespace of the route.
         name: of the HTTPRoute.
         backends: name of the back end (Service, or another kind the gateway knows) by slot.
+        sleep: waits for seconds.
     """
 
-    def __init__(self, kube: Kube, name: str, backends: Mapping[str, str]) -> None:
-        self.kube, self.name, self.backends = kube, name, dict(backends)
+    def __init__(
+        self, kube: Kube, name: str, backends: Mapping[str, str], *, sleep: Callable[[float], None] = time.sleep
+    ) -> None:
+        self.kube, self.name, self.backends, self.sleep = kube, name, dict(backends), sleep
         self._served: dict[str, float] = {}
 
     def read(self) -> Weights:
@@ -75,12 +85,35 @@ class HttpRouteRouter:
     def write(self, weights: Weights, epoch: int) -> None:
         """Make `weights` the wanted ones, under the fencing epoch of the caller's lease.
 
+        A slot that had no weight gets next to none first: a gateway keeps no connections and no addresses of a back
+        end without weight, and learns them now, while hardly a request depends on it. It delays the weights by at most
+        about a second.
+
         Raises:
             FencedError: the route carries a higher epoch.
             InfrastructureError: the route cannot be read or written, or it no longer has the slots.
             ValueError: the weights are not percent of known slots that sum to 100.
         """
-        units = _smallest(to_units(weights, tuple(self.backends)))
+        wanted = to_units(weights, tuple(self.backends))
+        before = self._read().units
+        new = [slot for slot, count in wanted.items() if before[slot] == 0 and count > TOUCH]
+        if new and len(new) < len(wanted):
+            rest = 100 * UNITS - TOUCH * len(new)
+            others = sum(count for slot, count in before.items() if slot not in new)
+            touch = {slot: TOUCH if slot in new else rest * count // others for slot, count in before.items()}
+            self._put(_smallest(touch), epoch)
+            self._taken_up()
+        self._put(_smallest(wanted), epoch)
+
+    def _taken_up(self) -> None:
+        """Wait until the gateway says that it serves what was written, or for as long as it is given."""
+        for _ in range(round(TAKEN_UP / LOOK)):
+            if _problem(self.kube.get("HTTPRoute", self.name)) is None:
+                self.sleep(PASSED_ON)
+                return
+            self.sleep(LOOK)
+
+    def _put(self, units: Mapping[str, int], epoch: int) -> None:
         for attempt in range(ATTEMPTS):
             route = self._read()
             if route.epoch is not None and route.epoch > epoch:

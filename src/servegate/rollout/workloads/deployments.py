@@ -26,6 +26,8 @@ from servegate.rollout.workloads.pod_template import PORT_NAME, RELEASE, change,
 
 SLOT = f"{ANNOTATION}slot"
 EPOCH = f"{ANNOTATION}epoch"
+SERVICE = "kubernetes.io/service-name"
+"""Label of an EndpointSlice: the Service it belongs to."""
 ATTEMPTS = 5
 FRESH = 0.5
 """Seconds for which one reading of the pods serves everybody."""
@@ -78,6 +80,7 @@ class DeploymentWorkload:
         self._deployments: dict[str, _Seen] = {}
         self._pods: list[Object] = []
         self._pods_at: float | None = None
+        self._heard: dict[str, frozenset[str]] = {}
         self._taints: dict[str, tuple[float, Sequence[Object]]] = {}
         self._may_read_nodes = True
 
@@ -128,9 +131,11 @@ class DeploymentWorkload:
         ours = [pod for pod in pods if annotations_of(pod).get(RELEASE) == digest]
         # While a pod of another release answers, nobody can say whose answers the slot's Service gives.
         others = sum(answers(pod) for pod in pods if annotations_of(pod).get(RELEASE) != digest)
-        # Ready is what the pod says, available is what the Service has had time to hear (minReadySeconds).
+        # Ready is what the pod says; a gateway knows of it what stands in the Service's endpoints, and has had time to
+        # hear it when the pod is available (minReadySeconds).
         available = int((deployment.get("status") or {}).get("availableReplicas", 0))
-        ready = 0 if others else min(sum(is_ready(pod) for pod in ours), available)
+        willing = [pod for pod in ours if is_ready(pod)]
+        ready = 0 if others else min(len(willing), available, self._listed(slot, willing))
         if digest is None:
             return SlotStatus(None, replicas, 0, failed=f"Deployment {self._name(slot)} runs something of no release")
         unready = [problem(pod) for pod in ours if not is_ready(pod)]
@@ -138,6 +143,8 @@ class DeploymentWorkload:
         taken = tuple(lost for pod in ours if (lost := self._reclaimed(pod)) is not None)
         if found is None:
             message = "ready" if ready == replicas else f"{ready} of {replicas} ready"
+            if ready < replicas and min(len(willing), available) >= replicas:
+                message = f"{ready} of {replicas} listed by Service {self._name(slot)}"
             if others:
                 message = f"waiting for {others} pod{'s' * (others > 1)} of another release to end"
             return SlotStatus(digest, replicas, ready, message=message, reclaimed=taken)
@@ -191,6 +198,20 @@ class DeploymentWorkload:
         if found.fits >= replicas - there:
             return None
         return f"{found.fits + there} of {replicas} replicas of {self._name(slot)} have room: {found.why or 'no nodes'}"
+
+    def _listed(self, slot: str, pods: Sequence[Object]) -> int:
+        """How many of these ready pods the slot's Service lists as ready; asked only while a new one is not listed."""
+        names = frozenset(str(metadata(pod)["name"]) for pod in pods)
+        if not names <= self._heard.get(slot, frozenset()):
+            slices = self.kube.find("EndpointSlice", {SERVICE: self._name(slot)})
+            endpoints = [endpoint for item in slices for endpoint in item.get("endpoints") or ()]
+            self._heard[slot] = frozenset(
+                str((endpoint.get("targetRef") or {}).get("name"))
+                for endpoint in endpoints
+                if (endpoint.get("conditions") or {}).get("ready") is not False
+            )
+        self._heard[slot] = self._heard.get(slot, frozenset()) & names
+        return len(self._heard[slot])
 
     def _name(self, slot: str) -> str:
         return f"{self.app}-{slot}"
