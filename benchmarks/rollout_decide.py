@@ -24,12 +24,14 @@ from servegate.rollout.seen import Asked, Buckets, Observation, Preparation, Slo
 
 ROOT = Path(__file__).parents[1]
 RELEASES = {"blue": "sha256:" + "1" * 64, "green": "sha256:" + "2" * 64}
+SUITE = "sha256:" + "3" * 64
+QUALITY = {"kind": "quality", "suite": "evals/suites/regression.yaml", "items": 2000}
 LATENCIES = ("ttft", "itl", "tpot", "e2e_latency", "queue_time")
 
 
 def plan() -> Plan:
     """Twenty checks, ticks of 5 s, one long step at 50 %."""
-    checks = [{"kind": "errors-vs-stable"}, {"kind": "errors-slo", "at_most": "5%"}, {"kind": "quality", "items": 2000}]
+    checks = [{"kind": "errors-vs-stable"}, {"kind": "errors-slo", "at_most": "5%"}, QUALITY]
     checks += [
         {"kind": "events-vs-stable", "event": event}
         for event in ("aborts", "unanswered", "truncation", "rejections", "preemptions", "tokens")
@@ -82,7 +84,7 @@ def main() -> int:
             status=status,
             route=RouteStatus(True, served),
             preparation=Preparation(verdict="pass", smoke="ok", warm="ok"),
-            asked=(Asked(position=number, candidate=1.0, stable=1.0),),
+            asked=(Asked(check="c2", suite=SUITE, position=number, candidate=1.0, stable=1.0),),
         )
         began = time.process_time()
         decision = decide(the_plan, state, seen, seen.at)

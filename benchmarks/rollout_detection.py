@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rollout_bench import cells, limits, peers, report, rules, traffic
+from rollout_bench import cells, filters, limits, peers, report, rules, traffic
 
 from servegate.contract import write_atomic
 from servegate.demo.summary import machine_facts
@@ -29,7 +29,7 @@ from servegate.stats import eprocess, shift
 
 ROOT = Path(__file__).parents[1]
 OUTPUT = ROOT / "out" / "bench"
-JUDGING = (bets, eprocess, shift, rules, traffic, limits, peers, cells)
+JUDGING = (bets, eprocess, shift, filters, rules, traffic, limits, peers, cells)
 
 
 def main() -> int:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rollout_bench import filters
 from rollout_bench.traffic import GAPS, ITL_EDGES, TICK, TICKS, TTFT_EDGES, Draws, Floats
 from servegate.rollout import bets
 from servegate.stats import shift
@@ -53,7 +54,7 @@ def blocks(draws: Draws, metric: str, need: float = NEED) -> list[Block]:
         nc, nb = ours.sum(-1) / per, theirs.sum(-1) / per
         use = (nc >= need) & (nb >= need)
         faded = shift.FADE * reference + theirs / per
-        y, v = shift.measure(edges, faded, ours, theirs, np.maximum(nc, 1), np.maximum(nb, 1))
+        y, v = filters.measure(edges, faded, ours, theirs, np.maximum(nc, 1), np.maximum(nb, 1))
         found.append(Block(use, y, v))
         reference = np.where(use[:, None], faded, reference)
         ours, theirs = np.where(use[:, None], 0.0, ours), np.where(use[:, None], 0.0, theirs)
@@ -68,19 +69,22 @@ def _keep(use: NDArray[np.bool_], new: Any, old: Any) -> Any:
 
 def latency(draws: Draws, metric: str, all_blocks: list[Block], weather: shift.Weather) -> Floats:
     """Logarithm of the e-value, runs x ticks."""
-    state, found = shift.start(weather, (draws.runs,)), np.zeros((draws.runs, TICKS))
-    queued = np.full(draws.runs, np.inf)
+    state, found = filters.start(weather, (draws.runs,)), np.zeros((draws.runs, TICKS))
+    queued, most = np.full(draws.runs, np.inf), np.zeros((2, draws.runs))
     for tick, block in enumerate(all_blocks):
         state = state._replace(since=state.since + 1)
-        use = block.use & (draws.load[:, tick] <= LOAD_RATIO)
-        use &= draws.hits[0][:, tick] >= draws.hits[1][:, tick] - bets.COLDER
-        use &= draws.waiting[1][:, tick] <= bets.QUEUES
-        queued = np.where(draws.waiting[1][:, tick] > bets.QUEUES, 0.0, queued + TICK)
+        # The most that waited at any time of the interval, as the engine keeps it.
+        most = np.maximum(most, (draws.waiting[0][:, tick], draws.waiting[1][:, tick]))
+        crowded = most[1] > bets.QUEUES
+        queued = np.where(block.use & crowded, 0.0, queued + TICK)
+        same_crowd = queued < bets.DRAINS
         if metric == "ttft":
-            full = draws.running[1][:, tick] >= bets.AS_FULL * draws.running[0][:, tick]
-            use &= (draws.waiting[0][:, tick] <= bets.QUEUES) | ~(full | (queued < bets.DRAINS))
-        state = _keep(use, shift.advance(weather, state, block.y - MARGIN, block.v), state)
-        found[:, tick] = shift.log_e(weather, state)
+            same_crowd |= draws.running[1][:, tick] >= bets.AS_FULL * draws.running[0][:, tick]
+        use = block.use & (draws.load[:, tick] <= LOAD_RATIO) & ~crowded & ~((most[0] > 0) & same_crowd)
+        use &= draws.hits[0][:, tick] >= draws.hits[1][:, tick] - bets.COLDER
+        most = np.where(block.use, 0.0, most)
+        state = _keep(use, filters.advance(weather, state, block.y - MARGIN, block.v), state)
+        found[:, tick] = filters.log_e(weather, state)
     return found
 
 

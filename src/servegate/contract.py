@@ -11,8 +11,10 @@ import hashlib
 import json
 import os
 import tempfile
+from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Self, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -26,6 +28,28 @@ class Contract(BaseModel):
     """Base of all contracts: frozen, unknown keys refused, NaN and infinity refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, ser_json_inf_nan="strings")
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """As pydantic's, several times as fast: a decision makes hundreds of copies. Contracts hold fields only."""
+        if deep:
+            return super().model_copy(update=update, deep=True)
+        changed = update or {}
+        return _made(type(self), {**self.__dict__, **changed}, {*self.__pydantic_fields_set__, *changed})
+
+    @classmethod
+    def model_construct(cls, _fields_set: set[str] | None = None, **values: Any) -> Self:  # type: ignore[override]
+        """As pydantic's, several times as fast: nothing is validated, and defaults are shared, as all are immutable.
+
+        (The checker's plugin makes a signature of its own for every contract; hence the override.)
+
+        Raises:
+            TypeError: a field that has no default was left out.
+        """
+        template, required, factories = _defaults(cls)
+        if missing := required.difference(values):
+            raise TypeError(f"{cls.__name__} needs {', '.join(sorted(missing))}")
+        fresh = {name: factory() for name, factory in factories if name not in values}
+        return _made(cls, {**template, **fresh, **values}, set(values) if _fields_set is None else _fields_set)
 
     def canonical(self) -> bytes:
         """The bytes that are hashed."""
@@ -56,6 +80,30 @@ class Contract(BaseModel):
             where = ".".join(str(part) for part in first["loc"])
             said = one_line(f"{where + ': ' if where else ''}{first['msg']}")
             raise ConfigError(f"{path}: is not a valid {cls.__name__}: {said}") from error
+
+
+_Model = TypeVar("_Model", bound=BaseModel)
+
+
+def _made(cls: type[_Model], fields: dict[str, Any], given: set[str]) -> _Model:
+    made = cls.__new__(cls)
+    object.__setattr__(made, "__dict__", fields)
+    object.__setattr__(made, "__pydantic_fields_set__", given)
+    object.__setattr__(made, "__pydantic_extra__", None)
+    object.__setattr__(made, "__pydantic_private__", None)
+    return made
+
+
+@cache
+def _defaults(
+    cls: type[BaseModel],
+) -> tuple[dict[str, Any], frozenset[str], tuple[tuple[str, Callable[[], Any]], ...]]:
+    """All fields in the order in which they are written, with their defaults; those without; those made anew."""
+    fields = cls.model_fields
+    required = frozenset(name for name, field in fields.items() if field.is_required())
+    factories = {name: field.default_factory for name, field in fields.items() if field.default_factory is not None}
+    template = {name: field.default for name, field in fields.items()}
+    return template, required, tuple(cast("dict[str, Callable[[], Any]]", factories).items())
 
 
 def canonical_json(value: Any) -> bytes:

@@ -8,6 +8,7 @@ from servegate.rollout.model import CheckState, Observation, Phase, SlotDelta, S
 from servegate.rollout.plan import Plan
 from servegate.rollout.ports import RouteStatus, Weights
 
+_NOTHING = CheckState()
 WEIGHT_TOLERANCE = 0.01
 """Percent by which served and wanted weights may differ and be the same."""
 
@@ -59,7 +60,7 @@ def gather(plan: Plan, state: State, seen: Observation, previous: float) -> Stat
             asked=seen.asked,
         )
         update["checks"] = {
-            check.name: evidence.advance(plan, check, state.checks.get(check.name) or CheckState(), view)
+            check.name: evidence.advance(plan, check, state.checks.get(check.name) or _NOTHING, view)
             for check in plan.checks
         }
     return state.model_copy(update=update)

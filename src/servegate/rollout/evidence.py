@@ -52,8 +52,7 @@ def advance(plan: Plan, check: Check, state: CheckState, view: View) -> CheckSta
     needed = (view.candidate, view.stable) if relative else (view.candidate,)
     if any(size(check, added.open.get(slot)) < check.min_requests for slot in needed):
         return evidence_latency.told_why(check, added, view)
-    judged = _judge(plan, check, added, view)
-    return _settled(plan, check, state, judged.model_copy(update={"since": view.at, "open": {}}), view)
+    return _settled(plan, check, state, _judge(plan, check, added, view), view)
 
 
 def drop(state: CheckState) -> CheckState:
@@ -83,7 +82,7 @@ def promote_log_e(plan: Plan, check: Check, state: CheckState) -> float | None:
         return None
     if isinstance(check, LatencyVsStable):
         return state.shift_for.log_e if state.shift_for else 0.0
-    return _log(bets.bets_for(plan.horizon(check)), state.promote or Wealth())
+    return _log(bets.bets_for(plan.horizon(check)), state.promote) if state.promote else 0.0
 
 
 def wants_promotion(check: Check) -> bool:
@@ -104,17 +103,18 @@ def _log(how: eprocess.Bets, wealth: Wealth) -> float:
 
 
 def _settled(plan: Plan, check: Check, before: CheckState, judged: CheckState, view: View) -> CheckState:
-    """After a bet: when the evidence grew, and whether that for promotion has reached its limit."""
+    """After a bet: a new interval opens; when the evidence grew, whether that for promotion has reached its limit."""
     if judged is before:
         return before
-    promotion = promote_log_e(plan, check, judged)
-    return judged.model_copy(
-        update={
-            "grew": view.at if log_e(plan, check, judged) > log_e(plan, check, before) else before.grew,
-            "promote_reached": judged.promote_reached
-            or (promotion is not None and promotion >= plan.promote_log_limit),
-        }
-    )
+    update: dict[str, object] = {}
+    if not isinstance(check, Quality):
+        update = {"since": view.at, "open": {}}
+    if log_e(plan, check, judged) > log_e(plan, check, before):
+        update["grew"] = view.at
+    if not judged.promote_reached and wants_promotion(check):
+        promotion = promote_log_e(plan, check, judged)
+        update["promote_reached"] = promotion is not None and promotion >= plan.promote_log_limit
+    return judged.model_copy(update=update)
 
 
 def _judge(plan: Plan, check: Check, state: CheckState, view: View) -> CheckState:

@@ -17,6 +17,7 @@ from servegate.rollout.model import CheckState, SlotInterval, Wealth
 from servegate.stats import eprocess, histogram
 
 Ratios = list[tuple[float, float]]
+_NOTHING = Wealth()
 
 
 def against_stable(horizon: int, check: ErrorsVsStable | EventsVsStable, state: CheckState, view: View) -> CheckState:
@@ -101,8 +102,9 @@ def objective(horizon: int, check: ErrorsSlo | LatencySlo, state: CheckState, vi
 
 def bet(how: eprocess.Bets, wealth: Wealth | None, ratios: Ratios) -> Wealth:
     """The wealth after one more interval."""
-    wealth = wealth or Wealth()
-    return Wealth.model_construct(n=wealth.n + 1, log_wealth=eprocess.advance(how, wealth.n, wealth.log_wealth, ratios))
+    wealth = wealth or _NOTHING
+    after = eprocess.advance(how, wealth.n, wealth.log_wealth, ratios)
+    return wealth.model_copy(update={"n": wealth.n + 1, "log_wealth": after})
 
 
 def skip(state: CheckState, why: str) -> CheckState:

@@ -7,9 +7,9 @@ rate, for at most `cold_cache` seconds: a release that never gets there is slow.
 told, never a pass.
 
 A release that is slow and therefore builds a queue of its own is no excuse for itself. The load is taken from what it
-is sent, not from what it has open. Gaps between tokens do not know of queues and are judged whatever the candidate's.
-Times that contain one are left out only while stable is nearly as full, as a crowd comes to both, if not in the same
-second.
+is sent, not from what it has open. Times that contain a queue are left out only while stable has a crowd as well, as
+one comes to both, if not in the same second. Gaps between tokens do not contain it and are judged; they too are longer
+while the candidate works off a queue that stable had as well, and are left out until then.
 """
 
 from __future__ import annotations
@@ -17,13 +17,11 @@ from __future__ import annotations
 import math
 from functools import lru_cache
 
-import numpy as np
-
 from servegate.rollout import bets
 from servegate.rollout.checks import Check, LatencySlo, LatencyVsStable
 from servegate.rollout.evidence_counts import skip
 from servegate.rollout.interval import View, load_ratio, size, unmeasured, with_served
-from servegate.rollout.model import Buckets, CheckState, Shift
+from servegate.rollout.model import Buckets, CheckState, Shift, SlotInterval
 from servegate.rollout.plan import Plan
 from servegate.stats import shift
 
@@ -40,30 +38,26 @@ def judge(plan: Plan, check: LatencyVsStable, state: CheckState, view: View) -> 
         return skip(state, unmeasured(view, check.metric) or f"no {check.metric} was measured")
     if candidate.buckets.edges != stable.buckets.edges:
         return skip(state, f"the two slots' buckets of {check.metric} differ")
-    served = with_served(state, view)
-    state = state.model_copy(update={"served": served, "reference": _reference(state.reference, stable.buckets)})
-    if stable.waiting > bets.QUEUES:
-        state = state.model_copy(update={"stable_queued": view.at})
-    why = _incomparable(check, state, view)
+    served, reference = with_served(state, view), _reference(state.reference, stable.buckets)
+    queued = view.at if stable.waiting > bets.QUEUES else state.stable_queued
+    update: dict[str, object] = {"served": served, "reference": reference, "stable_queued": queued}
+    why = _incomparable(check, candidate, stable, queued, view)
     ratio = load_ratio(served, view)
     if why is None and ratio is None:
         why = "the load of a slot is not known"
     if why is not None:
-        return skip(state, why)
-    assert ratio is not None and state.reference is not None
-    y, v = (
-        float(value)
-        for value in shift.measure(
-            _log_edges(candidate.buckets.edges),
-            np.array(state.reference.counts),
-            np.array(candidate.buckets.counts),
-            np.array(stable.buckets.counts),
-            np.array(size(check, candidate)),
-            np.array(size(check, stable)),
-        )
+        return skip(state.model_copy(update=update), why)
+    assert ratio is not None
+    y, v = shift.measure(
+        _log_edges(candidate.buckets.edges),
+        reference.counts,
+        candidate.buckets.counts,
+        stable.buckets.counts,
+        size(check, candidate),
+        size(check, stable),
     )
     how = weather(plan, check)
-    update: dict[str, object] = {"intervals": state.intervals + 1}
+    update["intervals"] = state.intervals + 1
     if ratio <= check.load_ratio:
         update["shift"] = _advance(how, state.shift, y - math.log1p(check.margin), v, view.at)
         update["observed"] = state.observed + y
@@ -85,52 +79,26 @@ def told_why(check: Check, state: CheckState, view: View) -> CheckState:
     return state if why is None or why == state.skipped_because else state.model_copy(update={"skipped_because": why})
 
 
-def unpack(state: Shift) -> shift.Filter:
-    """A state as the arrays that `stats.shift` works on."""
-    cells = (len(shift.GRID), len(shift.SIZES))
-    return shift.Filter(
-        n=np.array(float(state.n)),
-        since=np.array(0.0),
-        last=np.array(state.last),
-        last_noise=np.array(state.last_noise),
-        moved=np.array(state.moved),
-        moves=np.array(state.moves),
-        level=np.array(state.level),
-        answer=np.array(state.answer),
-        variance=np.array(state.variance),
-        fit=np.array(state.fit),
-        wealth=np.array(state.wealth).reshape(cells),
-    )
-
-
 def _advance(how: shift.Weather, state: Shift | None, y: float, v: float, at: float) -> Shift:
-    before = shift.start(how) if state is None else unpack(state)._replace(since=np.array(at - state.at))
-    after = shift.advance(how, before, np.array(y), np.array(v))
-    return Shift.model_construct(
-        at=at,
-        n=int(after.n),
-        last=y,
-        last_noise=v,
-        moved=float(after.moved),
-        moves=float(after.moves),
-        level=tuple(after.level.tolist()),
-        answer=tuple(after.answer.tolist()),
-        variance=tuple(after.variance.tolist()),
-        fit=tuple(after.fit.tolist()),
-        wealth=tuple(after.wealth.ravel().tolist()),
-        log_e=float(shift.log_e(how, after)),
-    )
+    if state is None:
+        before, since = shift.start(how), 1.0
+    else:
+        kept = (getattr(state, name) for name in shift.Filter._fields)
+        before, since = shift.Filter(*kept), at - state.at
+    after = shift.advance(how, before, since, y, v)
+    return Shift.model_construct(at=at, **after._asdict(), log_e=shift.log_e(how, after))
 
 
-def _incomparable(check: LatencyVsStable, state: CheckState, view: View) -> str | None:
-    candidate, stable = state.open[view.candidate], state.open[view.stable]
+def _incomparable(
+    check: LatencyVsStable, candidate: SlotInterval, stable: SlotInterval, queued: float | None, view: View
+) -> str | None:
     if stable.waiting > bets.QUEUES:
         return f"{view.stable} itself queues ({stable.waiting:.1f} requests per replica wait)"
-    if check.metric in ("ttft", "e2e_latency", "queue_time") and candidate.waiting > bets.QUEUES:
-        if stable.running >= bets.AS_FULL * candidate.running > 0:
-            return f"{view.candidate} queues and {view.stable} is nearly as full"
-        if state.stable_queued is not None and view.at - state.stable_queued < bets.DRAINS:
+    if candidate.waiting > 0:
+        if queued is not None and view.at - queued < bets.DRAINS:
             return f"{view.candidate} still has the queue that {view.stable} had as well"
+        if check.metric not in ("itl", "tpot") and stable.running >= bets.AS_FULL * candidate.running > 0:
+            return f"{view.candidate} queues and {view.stable} has a crowd as well"
     if view.warm_for < check.cold_cache and candidate.cache_queries > 0 and stable.cache_queries > 0:
         ours, theirs = candidate.cache_hits / candidate.cache_queries, stable.cache_hits / stable.cache_queries
         if ours < theirs - bets.COLDER:
@@ -149,6 +117,5 @@ def _reference(before: Buckets | None, stable: Buckets) -> Buckets:
 
 
 @lru_cache(maxsize=32)
-def _log_edges(edges: tuple[float, ...]) -> shift.Floats:
-    found: shift.Floats = np.log(np.maximum(np.array(edges), 1e-9))
-    return found
+def _log_edges(edges: tuple[float, ...]) -> tuple[float, ...]:
+    return tuple(math.log(max(edge, 1e-9)) for edge in edges)

@@ -15,8 +15,6 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from servegate.rollout import bets
 from servegate.stats import eprocess, quality, shift
 
@@ -194,8 +192,8 @@ def _filtered(
         length = max(check.interval, requests / (plan.expect.requests_per_second * traffic * weight))
         for _ in range(min(fit, _FILTERED)):
             y, sign = shifted(sign * math.sqrt(noise)), -sign
-            state = shift.advance(how, state._replace(since=state.since + length), np.array(y), np.array(noise))
-            best = max(best, float(shift.log_e(how, state)))
+            state = shift.advance(how, state, length, y, noise)
+            best = max(best, shift.log_e(how, state))
             if best >= max(plan.log_limit(check), plan.promote_log_limit):
                 return best
     return best

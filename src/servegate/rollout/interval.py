@@ -39,6 +39,9 @@ class View:
     asked: tuple[Asked, ...] = field(default=())
 
 
+_NOTHING = SlotInterval()
+
+
 def is_latency(check: Check) -> bool:
     """The check looks at a histogram."""
     return isinstance(check, LatencyVsStable | LatencySlo)
@@ -53,7 +56,7 @@ def take_in(check: Check, state: CheckState, view: View, *, need_both: bool) -> 
             if slot == view.candidate or need_both:
                 return None
             continue
-        opened[slot] = _plus(check, opened.get(slot) or SlotInterval(), delta, view.ready.get(slot, 0))
+        opened[slot] = _plus(check, opened.get(slot) or _NOTHING, delta, view.ready.get(slot, 0))
     since = view.previous if state.since is None else state.since
     return state.model_copy(update={"since": since, "open": opened})
 
@@ -138,25 +141,29 @@ def _metric(check: Check) -> str:
 def _plus(check: Check, sums: SlotInterval, delta: SlotDelta, ready: int) -> SlotInterval:
     requests = delta.requests or 0.0
     if isinstance(check, ErrorsVsStable | ErrorsSlo):
-        return SlotInterval.model_construct(
-            requests=sums.requests + max(0.0, requests - delta.set_apart),
-            bad=sums.bad + (delta.failures or 0.0),
-            rejected=sums.rejected + (delta.rejected or 0.0),
+        return sums.model_copy(
+            update={
+                "requests": sums.requests + max(0.0, requests - delta.set_apart),
+                "bad": sums.bad + (delta.failures or 0.0),
+                "rejected": sums.rejected + (delta.rejected or 0.0),
+            }
         )
     if isinstance(check, EventsVsStable):
         happened, base = delta.event(check.event) or (0.0, 0.0)
-        return SlotInterval.model_construct(requests=sums.requests + base, bad=sums.bad + happened)
+        return sums.model_copy(update={"requests": sums.requests + base, "bad": sums.bad + happened})
     buckets, gauges, counters = delta.histograms.get(_metric(check)), delta.gauges, delta.counters
     if buckets is None:
         buckets = sums.buckets
     elif sums.buckets is not None:
         with suppress(BucketError):  # edges that changed: what came before them is dropped
             buckets = add(_metric(check), sums.buckets, buckets)
-    return SlotInterval.model_construct(
-        requests=sums.requests + requests,
-        buckets=buckets,
-        waiting=max(sums.waiting, gauges.get("waiting", 0.0) / max(ready, 1)),
-        running=gauges.get("running", 0.0) / max(ready, 1),
-        cache_hits=sums.cache_hits + counters.get("prefix_cache_hits", 0.0),
-        cache_queries=sums.cache_queries + counters.get("prefix_cache_queries", 0.0),
+    return sums.model_copy(
+        update={
+            "requests": sums.requests + requests,
+            "buckets": buckets,
+            "waiting": max(sums.waiting, gauges.get("waiting", 0.0) / max(ready, 1)),
+            "running": gauges.get("running", 0.0) / max(ready, 1),
+            "cache_hits": sums.cache_hits + counters.get("prefix_cache_hits", 0.0),
+            "cache_queries": sums.cache_queries + counters.get("prefix_cache_queries", 0.0),
+        }
     )

@@ -25,18 +25,21 @@ def tick(plan: Plan, state: State, seen: Observation, now: float, reason: str) -
     )
 
 
+_NOTHING = CheckState()
+
+
 def _evidence(plan: Plan, state: State) -> tuple[Evidence, ...]:
     lines = []
     for check in plan.checks:
-        gathered = state.checks.get(check.name) or CheckState()
-        wanted = evidence.wants_promotion(check)
+        gathered = state.checks.get(check.name) or _NOTHING
+        promotion = evidence.promote_log_e(plan, check, gathered)
         lines.append(
-            Evidence(
+            Evidence.model_construct(
                 check=check.name,
                 log_e=evidence.log_e(plan, check, gathered),
                 log_limit=plan.log_limit(check),
-                promote_log_e=evidence.promote_log_e(plan, check, gathered),
-                promote_log_limit=plan.promote_log_limit if wanted else None,
+                promote_log_e=promotion,
+                promote_log_limit=None if promotion is None else plan.promote_log_limit,
             )
         )
     return tuple(lines)

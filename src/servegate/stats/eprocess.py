@@ -26,9 +26,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Bets:
-    """How to bet.
+    """How to bet. Compared and hashed by identity, which is quick: make each once.
 
     Args:
         stakes: fractions of the wealth at stake, each in (0, 1).
@@ -67,10 +67,13 @@ def advance(
     share = _enters(bets.at_once, bets.horizon, n)
     entering = math.log(share) if share > 0 else -math.inf
     before = log_wealth or (-math.inf,) * len(bets.stakes)
-    return tuple(
-        _logaddexp(wealth, entering) + sum(times * math.log1p(stake * (ratio - 1)) for ratio, times in ratios)
-        for stake, wealth in zip(bets.stakes, before, strict=True)
-    )
+    after = []
+    for stake, wealth in zip(bets.stakes, before, strict=True):
+        gain = 0.0
+        for ratio, times in ratios:
+            gain += times * math.log1p(stake * (ratio - 1))
+        after.append(logaddexp(wealth, entering) + gain)
+    return tuple(after)
 
 
 @lru_cache(maxsize=1024)
@@ -80,9 +83,11 @@ def log_e(bets: Bets, n: int, log_wealth: tuple[float, ...]) -> float:
         return 0.0
     waiting = _waits(bets.at_once, bets.horizon, n)
     top = max(log_wealth)
-    betting = sum(share * math.exp(wealth - top) for share, wealth in zip(bets.prior, log_wealth, strict=True))
+    betting = 0.0
+    for share, wealth in zip(bets.prior, log_wealth, strict=True):
+        betting += share * math.exp(wealth - top)
     in_play = top + math.log(betting) if betting > 0 else -math.inf
-    return _logaddexp(in_play, math.log(waiting) if waiting > 0 else -math.inf)
+    return logaddexp(in_play, math.log(waiting) if waiting > 0 else -math.inf)
 
 
 @lru_cache(maxsize=4096)
@@ -111,7 +116,8 @@ def _waits(at_once: float, horizon: int, n: int) -> float:
     return max(0.0, (1 - at_once) * (1 - _harmonic(n - 1) / _harmonic(horizon)))
 
 
-def _logaddexp(a: float, b: float) -> float:
+def logaddexp(a: float, b: float) -> float:
+    """log(exp(a) + exp(b))."""
     if a == -math.inf:
         return b
     if b == -math.inf:

@@ -28,7 +28,7 @@ The scale of the noise is learned from how much y moves from one interval to the
 come in bunches and gaps of one request belong together. What is proved is proved for Gaussian weather on the grid and a
 known noise; how far that carries, `benchmarks/rollout_detection.py` measures.
 
-Arrays have any leading axes (runs); weathers and sizes are the last ones.
+All of it in plain floats: a filter has nine cells, and an array costs more than nine of them.
 """
 
 from __future__ import annotations
@@ -39,11 +39,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-from scipy.special import ndtr, ndtri
+from scipy.special import ndtri
 
-Floats = NDArray[np.float64]
+from servegate.stats.eprocess import logaddexp
 
 GRID = (1.0, 0.45, 0.13)
 """Parts of the worst weather's standard deviation that make the grid of weathers."""
@@ -75,11 +73,6 @@ class Weather:
     rho: float
     horizon: int
 
-    @property
-    def cells(self) -> tuple[int, int]:
-        """Weathers and sizes."""
-        return len(self.sd), len(SIZES)
-
 
 @lru_cache(maxsize=256)
 def weather(sd: float, lasts: float, tick: float, horizon: int) -> Weather:
@@ -92,110 +85,131 @@ class Filter(NamedTuple):
 
     Args:
         n: intervals judged.
-        since: ticks since the last one.
         last, last_noise: y and v of the last one.
         moved, moves: sum of squared moves of y over their variance by the formula, and how many.
         level, answer: the filter's prediction basis for y and for a unit step.
         variance: of `level`.
         fit: log likelihood, up to a common constant.
-        wealth: log evidence.
+        wealth: log evidence, weather by weather.
     """
 
-    n: Floats
-    since: Floats
-    last: Floats
-    last_noise: Floats
-    moved: Floats
-    moves: Floats
-    level: Floats
-    answer: Floats
-    variance: Floats
-    fit: Floats
-    wealth: Floats
+    n: int
+    last: float
+    last_noise: float
+    moved: float
+    moves: float
+    level: tuple[float, ...]
+    answer: tuple[float, ...]
+    variance: tuple[float, ...]
+    fit: tuple[float, ...]
+    wealth: tuple[float, ...]
 
 
-def start(how: Weather, shape: tuple[int, ...] = ()) -> Filter:
+@lru_cache(maxsize=256)
+def start(how: Weather) -> Filter:
     """Before the first interval."""
-    one, per, cells = np.zeros(shape), np.zeros((*shape, how.cells[0])), (*shape, *how.cells)
-    prior = np.full(shape, NOISE_PRIOR)
-    sd2 = np.broadcast_to(np.square(how.sd), per.shape)
-    return Filter(one, one, one, one + 1, prior, prior, per, per, sd2, per, np.full(cells, -np.inf))
-
-
-def advance(how: Weather, state: Filter, y: Floats, v: Floats) -> Filter:
-    """One more interval.
-
-    Args:
-        state: with `since` counting the ticks up to now.
-        y: measured log ratio, less the margin.
-        v: its variance by the formula.
-    """
-    y, v = np.asarray(y, float), np.asarray(v, float)
-    first = state.n == 0
-    noise = (v * state.moved / state.moves)[..., None]
-    sd2 = np.square(how.sd)
-    rho = np.where(first, 0.0, how.rho ** np.maximum(state.since, 1.0))[..., None]
-    prior = rho * rho * state.variance + (1 - rho * rho) * sd2
-    total = prior + noise
-    root = np.sqrt(total)
-    predicted, followed = rho * state.level, rho * state.answer
-    e, h = y[..., None] - predicted, 1 - followed
-    gain = prior / total
-    z = np.clip(e / root, -CLIP, CLIP)[..., None]
-    stakes = (h / root)[..., None] * np.array(SIZES)
-    entering = _enters(how, state.n)[..., None, None]
-    wealth = np.logaddexp(state.wealth, entering) + stakes * z - cumulant(stakes, CLIP)
-    fit = state.fit - 0.5 * (np.log(total) + e * e / total)
-    move = np.minimum(np.square(y - state.last) / (v + state.last_noise), NOISE_CAP)
+    zeros, sd2 = (0.0,) * len(how.sd), tuple(sd * sd for sd in how.sd)
     return Filter(
-        n=state.n + 1,
-        since=np.zeros_like(y),
-        last=y,
-        last_noise=v,
-        moved=state.moved + np.where(first, 0.0, move),
-        moves=state.moves + np.where(first, 0.0, 1.0),
-        level=predicted + gain * e,
-        answer=followed + gain * h,
-        variance=prior * (1 - gain),
-        fit=fit - fit.max(-1, keepdims=True),
-        wealth=wealth,
+        0, 0.0, 1.0, NOISE_PRIOR, NOISE_PRIOR, zeros, zeros, sd2, zeros, (-math.inf,) * (len(how.sd) * len(SIZES))
     )
 
 
-def log_e(how: Weather, state: Filter) -> Floats:
+def advance(how: Weather, state: Filter, since: float, y: float, v: float) -> Filter:
+    """One more interval.
+
+    Args:
+        since: ticks since the last one; of no meaning at the first.
+        y: measured log ratio, less the margin.
+        v: its variance by the formula.
+    """
+    noise = v * state.moved / state.moves
+    rho = how.rho ** max(since, 1.0) if state.n else 0.0
+    entering = _enters(how, state.n)
+    level, answer, variance, fit, wealth = [], [], [], [], []
+    for i, sd in enumerate(how.sd):
+        prior = rho * rho * state.variance[i] + (1 - rho * rho) * sd * sd
+        total = prior + noise
+        root, gain = math.sqrt(total), prior / total
+        predicted, followed = rho * state.level[i], rho * state.answer[i]
+        e, h = y - predicted, 1 - followed
+        z = min(max(e / root, -CLIP), CLIP)
+        for j, size in enumerate(SIZES):
+            stake = h / root * size
+            before = logaddexp(state.wealth[len(SIZES) * i + j], entering)
+            wealth.append(before + stake * z - cumulant(stake))
+        level.append(predicted + gain * e)
+        answer.append(followed + gain * h)
+        variance.append(prior * (1 - gain))
+        fit.append(state.fit[i] - 0.5 * (math.log(total) + e * e / total))
+    best = max(fit)
+    moved, moves = state.moved, state.moves
+    if state.n:
+        moved += min((y - state.last) ** 2 / (v + state.last_noise), NOISE_CAP)
+        moves += 1
+    return Filter(
+        n=state.n + 1,
+        last=y,
+        last_noise=v,
+        moved=moved,
+        moves=moves,
+        level=tuple(level),
+        answer=tuple(answer),
+        variance=tuple(variance),
+        fit=tuple(value - best for value in fit),
+        wealth=tuple(wealth),
+    )
+
+
+def log_e(how: Weather, state: Filter) -> float:
     """Natural logarithm of the e-value; 0 before the first interval."""
-    each = state.fit[..., None] + state.wealth
-    each = each.reshape(*state.n.shape, -1)
-    top = np.maximum(each.max(-1), -1e6)
-    prior = np.multiply.outer(WEATHER_PRIOR, SIZE_PRIOR).reshape(-1)
-    betting = top + np.log(np.maximum((np.exp(each - top[..., None]) * prior).sum(-1), 1e-300))
-    found: Floats = np.logaddexp(betting, _waits(how, state.n))
-    return found
+    if state.n == 0:
+        return 0.0
+    each = [state.fit[k // len(SIZES)] + wealth for k, wealth in enumerate(state.wealth)]
+    top = max(*each, -1e6)
+    betting = math.fsum(share * math.exp(value - top) for share, value in zip(_PRIOR, each, strict=True))
+    return logaddexp(top + math.log(max(betting, 1e-300)), _waits(how, state.n))
 
 
-def cumulant(stake: Floats, clip: float) -> Floats:
-    """log E exp(stake x z) for stake >= 0, where z is a standard normal clipped to [-k, k]."""
-    outside = float(ndtr(-clip))
+_PRIOR = tuple(weather_share * size_share for weather_share in WEATHER_PRIOR for size_share in SIZE_PRIOR)
+
+
+def cumulant(stake: float) -> float:
+    """log E exp(stake x z) for stake >= 0, where z is a standard normal clipped to [-k, k] with k = `CLIP`."""
     # All of it divided by exp(stake x k), the largest value, so that nothing overflows.
-    inner = np.exp(np.minimum(stake * (stake / 2 - clip), 600.0)) * (ndtr(clip - stake) - ndtr(-clip - stake))
-    inner = np.where(stake > 25, 0.0, inner)
-    found: Floats = stake * clip + np.log(inner + outside * (1 + np.exp(-2 * stake * clip)))
-    return found
+    inner = 0.0
+    if stake <= 25:
+        inner = math.exp(stake * (stake / 2 - CLIP)) * (_normal(CLIP - stake) - _normal(-CLIP - stake))
+    return stake * CLIP + math.log(inner + _OUTSIDE * (1 + math.exp(-2 * stake * CLIP)))
 
 
-def _enters(how: Weather, n: Floats) -> Floats:
-    later = math.log((1 - AT_ONCE) / how.horizon)
-    return np.where(n == 0, math.log(AT_ONCE), np.where(n <= how.horizon, later, -np.inf))
+def _normal(x: float) -> float:
+    """Distribution function of a standard normal."""
+    return 0.5 * math.erfc(-x * _ROOT_HALF)
 
 
-def _waits(how: Weather, n: Floats) -> Floats:
-    left = (1 - AT_ONCE) * np.maximum(0.0, 1 - np.maximum(n - 1, 0) / how.horizon)
-    return np.where(n == 0, 0.0, np.log(np.maximum(left, 1e-300)))
+_ROOT_HALF = math.sqrt(0.5)
+_OUTSIDE = _normal(-CLIP)
+
+
+def _enters(how: Weather, n: int) -> float:
+    if n == 0:
+        return math.log(AT_ONCE)
+    return math.log((1 - AT_ONCE) / how.horizon) if n <= how.horizon else -math.inf
+
+
+def _waits(how: Weather, n: int) -> float:
+    left = (1 - AT_ONCE) * max(0.0, 1 - (n - 1) / how.horizon)
+    return math.log(max(left, 1e-300))
 
 
 def measure(
-    log_edges: Floats, reference: Floats, candidate: Floats, stable: Floats, nc: Floats, nb: Floats
-) -> tuple[Floats, Floats]:
+    log_edges: Sequence[float],
+    reference: Sequence[float],
+    candidate: Sequence[float],
+    stable: Sequence[float],
+    nc: float,
+    nb: float,
+) -> tuple[float, float]:
     """Log ratio of two slots' latencies and its sampling variance, from bucket vectors on the same edges.
 
     The Mann-Whitney statistic U of the two vectors has mean 1/2 + g shift for small shifts, with g from the density at
@@ -203,42 +217,50 @@ def measure(
     stretched like that of a normal law. Its variance is that of the Mann-Whitney statistic with ties.
 
     Args:
-        log_edges: logarithms of the finite edges, (k,).
-        reference: a smoothed histogram of stable, (..., k + 1): where the edges lie in the distribution.
-        candidate, stable: counts, (..., k + 1).
+        log_edges: logarithms of the finite edges, k of them, at least two.
+        reference: a smoothed histogram of stable, k + 1 counts: where the edges lie in the distribution.
+        candidate, stable: k + 1 counts.
         nc, nb: how many independent values they are worth; several gaps of one request are one.
     """
-    width = np.diff(log_edges)
-    width = np.concatenate([width[:1], width, width[-1:]])
-    p = reference / np.maximum(reference.sum(-1, keepdims=True), 1e-12)
-    density = p / width
-    g = ((density[..., 1:] + density[..., :-1]) * (p[..., 1:] + p[..., :-1])).sum(-1) / 4
-    c = candidate / np.maximum(candidate.sum(-1, keepdims=True), 1e-12)
-    b = stable / np.maximum(stable.sum(-1, keepdims=True), 1e-12)
-    u = (c * (np.cumsum(b, -1) - b / 2)).sum(-1)
-    variance = (1 - (p**3).sum(-1)) / 12 * (1 / nc + 1 / nb + 1 / (nc * nb))
+    all_r, all_c, all_b = (max(sum(counts), 1e-12) for counts in (reference, candidate, stable))
+    g = u = cubes = below = last_p = last_density = 0.0
+    for k, (r, c, b) in enumerate(zip(reference, candidate, stable, strict=True)):
+        if r:
+            inside = min(max(k, 1), len(log_edges) - 1)
+            p = r / all_r
+            density = p / max(log_edges[inside] - log_edges[inside - 1], 1e-9)
+            cubes += p * p * p
+        else:
+            p = density = 0.0
+        if k:
+            g += (density + last_density) * (p + last_p) / 4
+        last_p, last_density = p, density
+        b /= all_b
+        u += c / all_c * (below + b / 2)
+        below += b
+    variance = (1 - cubes) / 12 * (1 / nc + 1 / nb + 1 / (nc * nb))
     # Where nearly all lies in one bucket, one request in the next is chance: U moves by half of 1 / nc then.
-    variance = np.maximum(variance, 0.125 / (nc * nc))
-    g = np.maximum(g, 1e-6)
+    variance = max(variance, 0.125 / (nc * nc))
+    g = max(g, 1e-6)
     low = 1 / (2 * (nc + nb))
-    y = ndtri(np.clip(u, low, 1 - low)) / (math.sqrt(2 * math.pi) * g)
-    if not np.any((u <= low) | (u >= 1 - low)):
-        return y, variance / (g * g)
-    apart = _gap(log_edges, candidate, stable) - _gap(log_edges, stable, candidate)
-    return np.where(apart != 0, np.sign(apart) * np.maximum(np.abs(apart), np.abs(y)), y), variance / (g * g)
+    y = float(ndtri(min(max(u, low), 1 - low))) / (math.sqrt(2 * math.pi) * g)
+    if u <= low or u >= 1 - low:
+        apart = _gap(log_edges, candidate, stable) - _gap(log_edges, stable, candidate)
+        if apart:
+            y = math.copysign(max(abs(apart), abs(y)), apart)
+    return y, variance / (g * g)
 
 
-def _gap(log_edges: Floats, slow: Floats, fast: Floats) -> Floats:
+def _gap(log_edges: Sequence[float], slow: Sequence[float], fast: Sequence[float]) -> float:
     """By how much every value of one exceeds every value of the other at least; 0 where they overlap.
 
     U says that they are apart, but not how far.
     """
-    edges = np.concatenate([[-np.inf], log_edges, [np.inf]])
-    lowest = edges[(slow > 0).argmax(-1)]
-    highest = edges[slow.shape[-1] - (fast > 0)[..., ::-1].argmax(-1)]
-    there = (slow.sum(-1) > 0) & (fast.sum(-1) > 0) & np.isfinite(lowest) & np.isfinite(highest)
-    with np.errstate(invalid="ignore"):
-        return np.where(there, np.maximum(lowest - highest, 0.0), 0.0)
+    lowest = next((k for k, count in enumerate(slow) if count > 0), 0)
+    highest = next((k for k in range(len(fast) - 1, -1, -1) if fast[k] > 0), len(log_edges))
+    if lowest == 0 or highest == len(log_edges):
+        return 0.0
+    return max(log_edges[lowest - 1] - log_edges[highest], 0.0)
 
 
-__all__: Sequence[str] = ["Filter", "Weather", "advance", "cumulant", "log_e", "measure", "start", "weather"]
+__all__ = ["Filter", "Weather", "advance", "cumulant", "log_e", "measure", "start", "weather"]

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
-from pydantic import ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from servegate.contract import Contract, canonical_json, sha256, write_atomic
 from servegate.errors import ConfigError, ExitCode, InfrastructureError
@@ -239,3 +239,25 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_litter(tmp_path: Path, mo
         write_atomic(path, b"new")
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+class _Kept(Contract):
+    first: int
+    second: tuple[int, ...] = (1,)
+    third: dict[str, int] = Field(default_factory=dict)
+
+
+def test_copies_and_unchecked_contracts_are_those_of_pydantic() -> None:
+    made = _Kept(first=1, third={"a": 1})
+    for update in (None, {"second": (2,)}):
+        ours, theirs = made.model_copy(update=update), BaseModel.model_copy(made, update=update)
+        assert ours == theirs and ours.model_fields_set == theirs.model_fields_set
+        assert ours.model_dump_json() == theirs.model_dump_json()
+    deep = made.model_copy(deep=True)
+    assert deep == made and deep.third is not made.third
+    quick = _Kept.model_construct(second=(3,), first=2)
+    assert quick.model_dump_json() == _Kept(first=2, second=(3,)).model_dump_json()
+    assert quick.model_fields_set == {"first", "second"}
+    assert quick.third is not _Kept.model_construct(first=2).third
+    with pytest.raises(TypeError, match="needs first"):
+        _Kept.model_construct(second=(3,))  # type: ignore[call-arg]

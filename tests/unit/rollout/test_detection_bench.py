@@ -16,7 +16,7 @@ from servegate.rollout.checks import Check
 from servegate.rollout.interval import View
 from servegate.rollout.model import CheckState
 from servegate.rollout.seen import Buckets, SlotDelta
-from servegate.stats import eprocess
+from servegate.stats import eprocess, shift
 
 BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
 TICKS = 80
@@ -89,3 +89,26 @@ def test_many_wealths_at_once_are_each_the_scalar_one(bench: Any) -> None:
         ]
         expected = [eprocess.log_e(how, n, log_wealth) for n, log_wealth in scalar]
         assert list(wealth.log_e()) == pytest.approx(expected, abs=1e-9)
+
+
+def test_many_filters_at_once_are_each_the_scalar_one(bench: Any) -> None:
+    filters, rng, runs = importlib.import_module("rollout_bench.filters"), np.random.default_rng(2), 4
+    how = shift.weather(sd=0.15, lasts=47.5, tick=5.0, horizon=40)
+    edges = [float(edge) for edge in np.log([0.01, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0])]
+    many, alone = filters.start(how, (runs,)), [shift.start(how)] * runs
+    for _ in range(60):
+        shown = rng.poisson(2.0, (3, runs, 8)) * rng.integers(0, 2, (3, runs, 8)) + 0.0
+        shown[1:, :, 2] += 1.0
+        shown[1, rng.random(runs) < 0.2, :4], shown[2, :, 6:] = 0.0, 0.0
+        shown[1, :, 5] += 1.0
+        nc, nb = shown[1].sum(-1), shown[2].sum(-1)
+        y, v = filters.measure(np.array(edges), *shown, nc, nb)
+        since = float(rng.integers(1, 4))
+        many = filters.advance(how, many._replace(since=np.full(runs, since)), y, v)
+        for run in range(runs):
+            reference, candidate, stable = (counts[run].tolist() for counts in shown)
+            found = shift.measure(edges, reference, candidate, stable, float(nc[run]), float(nb[run]))
+            assert found == pytest.approx((y[run], v[run]), rel=1e-9)
+            alone[run] = shift.advance(how, alone[run], since, *found)
+    expected = [shift.log_e(how, state) for state in alone]
+    assert list(filters.log_e(how, many)) == pytest.approx(expected, rel=1e-9)
