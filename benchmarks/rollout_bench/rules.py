@@ -15,7 +15,7 @@ from servegate.rollout import bets
 from servegate.stats import shift
 
 ALPHA = 0.01
-SHARES = {"errors": 0.35, "errors-slo": 0.05, "ttft": 0.3, "itl": 0.2, "quality": 0.1}
+SHARES = {"errors": 0.3, "errors-slo": 0.05, "ttft": 0.27, "itl": 0.18, "quality": 0.2}
 ODDS_RATIO, MARGIN, QUALITY_MARGIN, OBJECTIVE = 1.0, math.log(1.02), 0.01, 0.05
 LOAD_RATIO = 1.1
 NEED, SLO_NEED = 4, 2

@@ -51,7 +51,7 @@ def decide(plan: Plan, state: State, observation: Observation, now: float) -> De
             turn.hold(danger.hold, danger.cause, danger.reason)
         progress(turn)
     repeat(turn)
-    return Decision(
+    return Decision.model_construct(
         state=turn.state,
         actions=(*turn.effects, *turn.settled, *turn.notices),
         tick=timeline.tick(plan, turn.state, observation, now, turn.reason),

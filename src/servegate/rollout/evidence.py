@@ -29,7 +29,6 @@ from servegate.rollout.checks import (
     LatencySlo,
     LatencyVsStable,
     Quality,
-    Relative,
 )
 from servegate.rollout.interval import View, is_latency, size, take_in
 from servegate.rollout.model import CheckState, Wealth
@@ -41,16 +40,16 @@ def advance(plan: Plan, check: Check, state: CheckState, view: View) -> CheckSta
     """Add a tick to the check's open interval, and bet when the interval is complete."""
     if isinstance(check, Quality):
         return _settled(plan, check, state, evidence_quality.advance(plan, check, state, view), view)
-    relative = isinstance(check, Relative)
-    if (relative and view.weight >= 100) or (is_latency(check) and view.cold):
+    relative = isinstance(check, ErrorsVsStable | EventsVsStable | LatencyVsStable)
+    if (relative and view.weight >= 100) or (view.cold and is_latency(check)):
         return drop(state)
     added = take_in(check, state, view, need_both=relative)
     if added is None:
         return state
     if added.since is None or view.at - added.since < check.interval - plan.tick / 2:
         return added
-    needed = (view.candidate, view.stable) if relative else (view.candidate,)
-    if any(size(check, added.open.get(slot)) < check.min_requests for slot in needed):
+    enough = size(check, added.open.get(view.candidate)) >= check.min_requests
+    if not enough or (relative and size(check, added.open.get(view.stable)) < check.min_requests):
         return evidence_latency.told_why(check, added, view)
     return _settled(plan, check, state, _judge(plan, check, added, view), view)
 

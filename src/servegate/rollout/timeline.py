@@ -12,7 +12,7 @@ from servegate.stats.histogram import quantile
 def tick(plan: Plan, state: State, seen: Observation, now: float, reason: str) -> CanaryTick:
     """The record of this tick, in the state that came out of it."""
     moving = state.first_traffic is not None
-    return CanaryTick(
+    return CanaryTick.model_construct(
         at=now,
         phase=state.phase.value,
         step=state.step if moving else None,
@@ -49,10 +49,10 @@ def _slot(state: State, slot: str, delta: SlotDelta | None) -> SlotTick:
     ready = state.ready.get(slot)
     is_ready = None if ready is None else ready > 0
     if delta is None:
-        return SlotTick(ready=is_ready)
+        return SlotTick.model_construct(ready=is_ready)
     ttft = delta.histograms.get("ttft")
     requests, failures, rejected = delta.requests, delta.failures, delta.rejected
-    return SlotTick(
+    return SlotTick.model_construct(
         requests=None if requests is None else round(requests),
         failures=None if failures is None else round(failures + (rejected or 0.0)),
         set_apart=round(delta.set_apart),

@@ -225,19 +225,17 @@ def measure(
     all_r, all_c, all_b = (max(sum(counts), 1e-12) for counts in (reference, candidate, stable))
     g = u = cubes = below = last_p = last_density = 0.0
     for k, (r, c, b) in enumerate(zip(reference, candidate, stable, strict=True)):
-        if r:
+        if r or last_p:
             inside = min(max(k, 1), len(log_edges) - 1)
             p = r / all_r
             density = p / max(log_edges[inside] - log_edges[inside - 1], 1e-9)
             cubes += p * p * p
-        else:
-            p = density = 0.0
-        if k:
-            g += (density + last_density) * (p + last_p) / 4
-        last_p, last_density = p, density
-        b /= all_b
-        u += c / all_c * (below + b / 2)
-        below += b
+            if k:
+                g += (density + last_density) * (p + last_p) / 4
+            last_p, last_density = p, density
+        if c or b:
+            u += c / all_c * (below + b / all_b / 2)
+            below += b / all_b
     variance = (1 - cubes) / 12 * (1 / nc + 1 / nb + 1 / (nc * nb))
     # Where nearly all lies in one bucket, one request in the next is chance: U moves by half of 1 / nc then.
     variance = max(variance, 0.125 / (nc * nc))

@@ -16,7 +16,7 @@ from servegate.rollout.checks import Check
 from servegate.rollout.interval import View
 from servegate.rollout.model import CheckState
 from servegate.rollout.seen import Buckets, SlotDelta
-from servegate.stats import eprocess, shift
+from servegate.stats import eprocess, quality, shift
 
 BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
 TICKS = 80
@@ -112,3 +112,19 @@ def test_many_filters_at_once_are_each_the_scalar_one(bench: Any) -> None:
             alone[run] = shift.advance(how, alone[run], since, *found)
     expected = [shift.log_e(how, state) for state in alone]
     assert list(filters.log_e(how, many)) == pytest.approx(expected, rel=1e-9)
+
+
+def test_many_suites_at_once_are_each_judged_as_the_engine_does(bench: Any) -> None:
+    traffic = importlib.import_module("rollout_bench.traffic")
+    scenario = next(one for one in traffic.SCENARIOS if one.name == "quality -10 points")
+    draws = traffic.draw(scenario, 0.1, 2, 7)
+    found, how = bench.quality(draws), bets.bets_against(bench.HORIZON)
+    for run in range(2):
+        before, wealth, expected = quality.Sums(), tuple[float, ...](), []
+        for tick in range(TICKS):
+            worse = quality.harm(0.5 + draws.items[run, tick] / 2, 0.5 - draws.items[run, tick] / 2)
+            ratio = quality.ratio_against(worse, bench.QUALITY_MARGIN, bench.SUITE, before)
+            wealth = eprocess.advance(how, tick, wealth, [(ratio, 1)])
+            before = quality.Sums(asked=tick + 1, scored=tick + 1, harm=before.harm + worse)
+            expected.append(eprocess.log_e(how, tick + 1, wealth))
+        assert expected == pytest.approx(list(found[run, :TICKS]), abs=1e-6)
