@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+import crds
 import pytest
+from apply import Applier
 
 from cluster import Cluster, ClusterUnavailableError
 from servegate.rollout.kube import Kube
@@ -36,6 +39,19 @@ def cluster() -> Iterator[Cluster]:
     with made:
         made.add_image(ENGINE_IMAGE, sys.executable, str(Path(__file__).with_name("engine_image.py")))
         yield made
+
+
+@pytest.fixture(scope="session")
+def applier(cluster: Cluster) -> Iterator[Applier]:
+    """The API as Git's administrator, with the custom resources of all components served."""
+    kube = Kube("default", kubeconfig=cluster.kubeconfig)
+    made = Applier(kube)
+    definitions = [item for file in crds.files() for item in json.loads(file.read_text())]
+    for item in definitions:
+        made.apply(item)
+    cluster.wait("Established", "crd", *(item["metadata"]["name"] for item in definitions))
+    yield made
+    kube.close()
 
 
 @pytest.fixture

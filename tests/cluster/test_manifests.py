@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from apply import Applier
 from manifests import OVERLAYS, SIMULATED, of_kind, rendered
 
 from cluster import Cluster
@@ -14,8 +15,8 @@ MANAGER = ("--server-side", "--field-manager=git")
 
 
 @pytest.fixture
-def overlay(request: pytest.FixtureRequest, cluster: Cluster) -> str:
-    """An overlay whose namespace exists; dry runs need that."""
+def overlay(request: pytest.FixtureRequest, cluster: Cluster, applier: Applier) -> str:
+    """An overlay whose namespace and custom resources exist; dry runs need that."""
     name = str(request.param)
     (namespace,) = of_kind(name, "Namespace")
     cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}})

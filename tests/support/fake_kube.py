@@ -164,7 +164,7 @@ def _patched(item: Object, patch: list[Object]) -> Object:
             found = at.get(key) if isinstance(at, dict) else at[key]
             if found != operation["value"]:
                 raise RefusedError(422, f"{operation['path']}: testing value failed")
-        elif operation["op"] == "add" and isinstance(at, dict):
+        elif operation["op"] == "replace" or (operation["op"] == "add" and isinstance(at, dict)):
             at[key] = operation["value"]
         else:
             raise RefusedError(422, f"the fake does not know {operation['op']} at {operation['path']}")

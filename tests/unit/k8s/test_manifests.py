@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
-import kubernetes_validate
 import pytest
 import yaml
 from manifests import K8S, OVERLAYS, Object, documents, of_kind
@@ -34,14 +34,6 @@ def engine(overlay: str, slot: str = "blue") -> Object:
 def matches(selector: Object, labels: dict[str, str]) -> bool:
     assert selector["matchLabels"]
     return bool(selector["matchLabels"].items() <= labels.items())
-
-
-@overlays
-@pytest.mark.parametrize("version", VERSIONS)
-def test_every_object_is_strictly_valid(overlay: str, version: str) -> None:
-    for item in documents(overlay):
-        if item["kind"] not in CUSTOM:
-            kubernetes_validate.validate(item, version, strict=True)
 
 
 @overlays
@@ -96,26 +88,6 @@ def test_a_slot_starts_empty_and_takes_no_gpu_it_cannot_have(overlay: str, slot:
 
 
 @overlays
-def test_every_container_is_held_to_the_policy(overlay: str) -> None:
-    for item in documents(overlay):
-        pod = item.get("spec", {}).get("template", {}).get("spec") if item["kind"] in ("Deployment", "Job") else None
-        if pod is None:
-            continue
-        assert pod["securityContext"]["runAsNonRoot"] is True
-        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
-        assert pod["automountServiceAccountToken"] is False
-        assert pod["serviceAccountName"] in of_kind(overlay, "ServiceAccount")
-        assert "hostNetwork" not in pod
-        for container in [*pod["containers"], *pod.get("initContainers", [])]:
-            assert "@sha256:" in container["image"]
-            assert container["securityContext"]["allowPrivilegeEscalation"] is False
-            assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
-            assert "memory" in container["resources"]["limits"]
-            assert {"cpu", "memory"} <= set(container["resources"]["requests"])
-            assert container["terminationMessagePolicy"] == "FallbackToLogsOnError"
-
-
-@overlays
 def test_probes_wait_for_the_model_and_do_not_kill_under_load(overlay: str) -> None:
     container = engine(overlay)
     startup, ready, live = (container[f"{kind}Probe"] for kind in ("startup", "readiness", "liveness"))
@@ -145,14 +117,6 @@ def test_pre_stop_drain_and_grace_are_consistent(overlay: str) -> None:
 
 
 @overlays
-def test_secrets_are_references_and_nothing_else(overlay: str) -> None:
-    assert not of_kind(overlay, "Secret")
-    for item in engine(overlay)["env"]:
-        secret = any(word in item["name"] for word in ("TOKEN", "KEY", "SECRET"))
-        assert secret == ("valueFrom" in item and "secretKeyRef" in item["valueFrom"])
-
-
-@overlays
 def test_rights_name_what_they_are_for(overlay: str) -> None:
     """Whatever changes something existing is limited to names; nothing is a wildcard."""
     free: list[tuple[Any, ...]] = []
@@ -174,3 +138,17 @@ def test_the_release_that_git_asks_for_is_one(tmp_path: Path) -> None:
     assert release.image is None  # the build adds it
     assert release.engine.name == "vllm"
     assert release.model.revision is not None
+
+
+def test_the_release_names_the_engine_that_the_image_has() -> None:
+    release = load(K8S / "release.yaml", Release)
+    bases = re.findall(r"^FROM \S*vllm\S*:v(\d+\.\d+\.\d+)", (K8S.parent / "Dockerfile").read_text(), re.MULTILINE)
+    assert set(bases) == {release.engine.version}
+
+
+def test_the_startup_probe_lasts_three_times_as_long_as_the_model_needs() -> None:
+    """The rule of docs/kubernetes.md for the model of release.yaml: 8.2 billion parameters in BF16 at 100 MB/s."""
+    probe = engine("production")["startupProbe"]
+    needed = 3 * (2 * 8.2e9 / 100e6 + 120)
+    assert needed <= probe["periodSeconds"] * probe["failureThreshold"] <= 1.2 * needed
+    assert load(K8S / "release.yaml", Release).model.uri.endswith("8B")

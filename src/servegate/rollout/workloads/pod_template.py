@@ -2,12 +2,13 @@
 
 A slot's Deployment comes from Git with everything that belongs to the place: probes, resources, volumes, rights,
 references to secrets. What decides the answers comes from the release and from nowhere else: image, arguments,
-environment, files. Only these fields are touched, and Git touches none of them.
+environment, files, and the claim or image with the weights. Only these fields are touched, and Git touches none.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,11 +22,14 @@ ENGINE = "engine"
 PORT_NAME = "http"
 FILES = "/etc/servegate"
 """Where the slot's ConfigMap is mounted."""
+_DIGEST = re.compile(r"@sha256:[0-9a-f]{64}$")
 RELEASE = f"{ANNOTATION}release"
 """Label: id of the release. Annotation: its digest."""
 NAME = f"{ANNOTATION}release-name"
 OWN_ENV = f"{ANNOTATION}release-env"
 """Annotation: names of the environment variables that are the release's."""
+MODEL = "model"
+"""Volume that has the weights, where a component brings one."""
 LEAVE = 15
 """Seconds between the end of the engine's own drain and SIGKILL."""
 
@@ -90,7 +94,7 @@ def arguments(release: Release, deployment: Object) -> list[str]:
     scheme, _, place = release.model.uri.partition("://")
     if scheme == "hf":
         model = place
-    elif scheme == "pvc":  # pvc://claim/path; the component mounts the claim at /model
+    elif scheme == "pvc":  # pvc://claim/path; the claim is mounted at /model
         model = "/model/" + place.partition("/")[2]
     elif scheme == "oci":
         model = "/model"
@@ -148,6 +152,7 @@ def change(deployment: Object, release: Release) -> list[Object]:
         {"op": "add", "path": f"{at}/image", "value": image},
         {"op": "add", "path": f"{at}/args", "value": arguments(release, deployment)},
         {"op": "add", "path": f"{at}/env", "value": _environment(template, container, release)},
+        *_model_volume(deployment, release),
     ]
     for kind, values in (
         ("labels", {RELEASE: release.id}),
@@ -161,6 +166,34 @@ def change(deployment: Object, release: Release) -> list[Object]:
             patch.append({"op": "add", "path": place, "value": {}})
         patch += [{"op": "add", "path": f"{place}/{_escaped(key)}", "value": value} for key, value in values.items()]
     return patch
+
+
+def _model_volume(deployment: Object, release: Release) -> list[Object]:
+    """Operations that put the release's claim or image of weights into volume `model`; nothing where it has neither."""
+    scheme, _, place = release.model.uri.partition("://")
+    volume: Object = {"name": MODEL, "emptyDir": {}}
+    if scheme == "pvc":
+        volume = {"name": MODEL, "persistentVolumeClaim": {"claimName": place.partition("/")[0], "readOnly": True}}
+    elif scheme == "oci":
+        if not _DIGEST.search(place):
+            raise ConfigError(f"release {release.label()}: {release.model.uri} has no @sha256: digest; a tag moves")
+        volume = {"name": MODEL, "image": {"reference": place, "pullPolicy": "IfNotPresent"}}
+    volumes = _spec(deployment).get("volumes") or ()
+    for index, found in enumerate(volumes):
+        if found["name"] == MODEL:
+            at = f"/spec/template/spec/volumes/{index}"
+            if found == volume:
+                return []
+            return [
+                {"op": "test", "path": f"{at}/name", "value": MODEL},
+                {"op": "replace", "path": at, "value": volume},
+            ]
+    if "emptyDir" not in volume:
+        raise ConfigError(
+            f"release {release.label()}: its weights are in {release.model.uri}, and Deployment "
+            f"{deployment['metadata']['name']} has no volume {MODEL!r}; component model-{scheme} brings it"
+        )
+    return []
 
 
 def _environment(template: Object, container: Object, release: Release) -> list[Object]:

@@ -1,0 +1,143 @@
+"""Each component in each overlay on the real API server: strictly valid, applied twice without a difference.
+
+Custom resources are checked by the projects' own definitions (tests/support/crds.py).
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import yaml
+from apply import Applier
+from manifests import COMPONENTS, K8S, OVERLAYS, Object, added, documents, pods_of, render_all
+
+from cluster import Cluster
+from servegate.rollout.kube import Kube, KubeError
+
+GITOPS = sorted((K8S / "gitops").glob("*.yaml"))
+
+
+@pytest.fixture
+def overlay(applier: Applier, request: pytest.FixtureRequest) -> str:
+    """An overlay, applied. It stays: other tests use its namespace too."""
+    name = str(request.param)
+    render_all([(name,), *((name, component) for component in COMPONENTS)])
+    for item in sorted(documents(name), key=lambda item: item["kind"] != "Namespace"):
+        applier.apply(item)
+    return name
+
+
+def said(item: Object) -> Object:
+    """An object without what the API server and controllers write on their own account."""
+    metadata = {key: item["metadata"].get(key) for key in ("name", "namespace", "generation", "labels")}
+    return {**item, "metadata": metadata, "status": None}
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS, indirect=True)
+def test_each_component_applies_and_applies_again_without_a_difference(applier: Applier, overlay: str) -> None:
+    before = {(item["kind"], item["metadata"]["name"]) for item in documents(overlay)}
+    for name in COMPONENTS:
+        if overlay == "eks" and name in ("model-s3", "spot"):  # it has them
+            assert not added(overlay, name)
+            continue
+        changed = added(overlay, name)
+        gone = before - {(item["kind"], item["metadata"]["name"]) for item in documents(overlay, name)}
+        assert changed or gone, name
+        for item in changed:
+            applier.apply(item, dry=True)
+        first = [said(applier.apply(item)) for item in changed]
+        assert [said(applier.apply(item, dry=True)) for item in changed] == first, name
+        assert [said(applier.apply(item)) for item in changed] == first, name
+        for item in changed:
+            if (item["kind"], item["metadata"]["name"]) not in before:
+                applier.delete(item)
+
+
+@pytest.mark.parametrize("overlay", ["production"], indirect=True)
+def test_every_pod_is_admitted_as_restricted(applier: Applier, overlay: str) -> None:
+    """The namespace enforces the Pod Security Standard `restricted`; a pod made from each template must pass."""
+    seen = 0
+    pod: Object = {}
+    for name in COMPONENTS:
+        for item in added(overlay, name):
+            for template in pods_of(item):
+                metadata = {"name": f"pod-{uuid.uuid4().hex[:8]}", "namespace": item["metadata"]["namespace"]}
+                spec = {**template["spec"], "serviceAccountName": "default"}  # the component's own is not applied here
+                pod = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
+                applier.create(pod, dry=True)
+                seen += 1
+    assert seen > 10
+    pod["spec"]["securityContext"] = {}
+    with pytest.raises(KubeError, match="violates PodSecurity"):
+        applier.create(pod, dry=True)
+
+
+@pytest.fixture
+def slots(cluster: Cluster, applier: Applier) -> Iterator[tuple[str, Kube]]:
+    """A namespace with two slots, a lease, and the guard on autoscalers in force."""
+    name = f"test-{uuid.uuid4().hex[:8]}"
+    wanted = ("Namespace", "Deployment", "Lease", "ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding")
+    text = yaml.safe_dump_all(item for item in documents("staging", "autoscaling-hpa") if item["kind"] in wanted)
+    made: list[Object] = list(yaml.safe_load_all(text.replace("llm-staging", name)))
+    made.sort(key=lambda item: wanted.index(item["kind"]))
+    kube = Kube(name, kubeconfig=cluster.kubeconfig)
+    for item in made:
+        applier.apply(item)
+    cluster.until("the policy", lambda: "empty" in refusal(kube, 0, 1, dry=True))
+    yield name, kube
+    for item in made:
+        if item["kind"] not in ("Deployment", "Lease"):
+            applier.delete(item)
+    kube.close()
+
+
+def scale(kube: Kube, replicas: int, *, dry: bool = False) -> None:
+    """As an autoscaler does it."""
+    path = f"/apis/apps/v1/namespaces/{kube.namespace}/deployments/llm-blue/scale"
+    query = {"dryRun": "All"} if dry else {}
+    metadata = {"name": "llm-blue", "namespace": kube.namespace}
+    item = {"apiVersion": "autoscaling/v1", "kind": "Scale", "metadata": metadata, "spec": {"replicas": replicas}}
+    kube.call("PUT", path, item, query=query)
+
+
+def fill(kube: Kube, replicas: int) -> None:
+    """As a rollout does it."""
+    kube.patch("Deployment", "llm-blue", [{"op": "add", "path": "/spec/replicas", "value": replicas}])
+
+
+def refusal(kube: Kube, before: int, after: int, *, dry: bool = False) -> str:
+    """What the API server says to an autoscaler; empty when it does as told."""
+    if not dry:
+        fill(kube, before)
+    try:
+        scale(kube, after, dry=dry)
+    except KubeError as error:
+        return str(error)
+    return ""
+
+
+def hold(kube: Kube, holder: str) -> None:
+    kube.replace("Lease", {**kube.get("Lease", "servegate"), "spec": {"holderIdentity": holder}})
+
+
+def test_no_autoscaler_fills_or_empties_a_slot_or_takes_replicas_from_a_rollout(slots: tuple[str, Kube]) -> None:
+    _, kube = slots
+    assert "only a rollout fills it" in refusal(kube, 0, 1)
+    assert "only a rollout empties a slot" in refusal(kube, 2, 0)
+    assert refusal(kube, 3, 2) == ""
+    assert refusal(kube, 2, 4) == ""
+    hold(kube, "somebody")
+    assert "a rollout is running" in refusal(kube, 3, 2)
+    assert refusal(kube, 3, 5) == ""
+    fill(kube, 1)  # the rollout itself may
+    hold(kube, "")
+    assert refusal(kube, 3, 2) == ""
+
+
+@pytest.mark.parametrize("file", GITOPS, ids=lambda file: str(file.stem))
+def test_what_gitops_tools_are_told_is_valid(applier: Applier, file: Any) -> None:
+    for item in yaml.safe_load_all(file.read_text()):
+        applier.apply({**item, "metadata": {**item["metadata"], "namespace": "default"}}, dry=True)
