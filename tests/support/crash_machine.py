@@ -25,6 +25,10 @@ ENDS: dict[str, tuple[object, ...]] = {
 """The two places a rollout may end in: all traffic on the release that is stable, and nothing half done."""
 
 
+EFFECTS = ("store.renew", "store.save", "router.write", "workload.ensure")
+"""What deaths are aimed at; each must be cut short before and after it happens."""
+
+
 class _Interrupted(BaseException):
     """Ctrl-C while the controller sleeps."""
 
@@ -78,6 +82,20 @@ class Crashes(RuleBasedStateMachine):
 
         life = self.world.life(at)
         if self._live(life):
+            self.counted[life.moments[-1]] += 1
+        self.world.sleep(away)
+
+    @precondition(lambda self: not self.world.finished())
+    @rule(when=st.sampled_from(("before", "after")), effect=st.sampled_from(EFFECTS), away=st.integers(0, 20))
+    def dies_at(self, when: str, effect: str, away: int) -> None:
+        """Killed right before or after the next effect of this kind, if its life is long enough to come to one."""
+
+        def at(_number: int, what: str) -> None:
+            if what == f"{when} {effect}":
+                raise Killed
+
+        life = self.world.life(at)
+        if self._live(life, self._few(60)) and life.dead:
             self.counted[life.moments[-1]] += 1
         self.world.sleep(away)
 

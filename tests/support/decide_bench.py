@@ -167,7 +167,8 @@ class Bench:
                 before = self.served
                 for slot, weight in action.weights.items():
                     status = seen.status.get(slot)
-                    if weight > before.get(slot, 0) and status is not None:
+                    if weight > before.get(slot, 0):
+                        assert status is not None, f"{slot} gets {weight} % and nobody knows how it is"
                         assert status.ready > 0, f"{slot} gets {weight} % and has no ready replica"
         if state.phase is not self.state.phase or state.step != self.state.step:
             assert decision.reason, "a change without a reason"

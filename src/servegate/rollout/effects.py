@@ -13,7 +13,7 @@ def repeat(turn: Turn) -> None:
     """Effects that the state wants and that were not yet seen to have happened."""
     state, seen, plan = turn.state, turn.seen, turn.plan
     carries = [slot for slot, weight in state.weights.items() if weight > 0]
-    if not serves(seen.route, state.weights) and all(state.ready.get(slot, 1) > 0 for slot in carries):
+    if not serves(seen.route, state.weights) and all(turn.ready(slot) > 0 for slot in carries):
         turn.effects.append(SetWeights(weights=dict(state.weights)))
     if state.phase is Phase.PREPARING:
         release = state.slots[state.candidate].release

@@ -111,8 +111,8 @@ def _promote(turn: Turn, intent: Intent) -> str:
     phase = state.held.back_to if state.held else state.phase
     if phase in (Phase.PENDING, Phase.PREPARING):
         return "refused: the candidate does not carry traffic yet"
-    if state.ready.get(state.candidate, 0) < 1:
-        return "refused: the candidate has no ready replica"
+    if turn.ready(state.candidate) < 1:
+        return f"refused: it needs {turn.ready_replica(state.candidate)}"
     last = len(turn.plan.steps) - 1
     few = replicas_missing(turn, last)
     if few is not None:

@@ -62,7 +62,7 @@ def _preparing(turn: Turn) -> None:
     elif ready >= wanted and state.smoke_ok and not state.warm_ok and preparation.warm == "failed":
         turn.roll_back("warm-up", f"{_candidate(state)} could not be warmed up: {preparation.warm_message}")
     elif state.smoke_ok and state.warm_ok and ready >= wanted:
-        problem = _not_weightable(state, turn.plan.steps[0].weight)
+        problem = _not_weightable(turn, turn.plan.steps[0].weight)
         if problem is None and _may_step(turn, 0):
             turn.change(warmup_left=float(turn.plan.warmup_requests), first_traffic=turn.now)
             turn.enter_step(0, f"{_candidate(state)} is ready, passed the smoke test and is warm")
@@ -152,7 +152,7 @@ def _may_step(turn: Turn, index: int) -> bool:
 
 def replicas_missing(turn: Turn, index: int) -> str | None:
     """Replicas of the candidate that a step needs and that are not ready; None when they are."""
-    ready, wanted = turn.state.ready.get(turn.state.candidate, 0), capacity.candidate(turn.plan, index)
+    ready, wanted = turn.ready(turn.state.candidate), capacity.candidate(turn.plan, index)
     if ready >= wanted:
         return None
     weight = turn.plan.steps[index].weight
@@ -188,7 +188,7 @@ def _missing(turn: Turn) -> tuple[str, str] | None:
 
 def _ready_for_next(turn: Turn) -> str | None:
     state, steps = turn.state, turn.plan.steps
-    return None if state.step == len(steps) - 1 else _not_weightable(state, steps[state.step + 1].weight)
+    return None if state.step == len(steps) - 1 else _not_weightable(turn, steps[state.step + 1].weight)
 
 
 def evidence_missing(turn: Turn, before: int | None = None) -> str | None:
@@ -206,11 +206,11 @@ def evidence_missing(turn: Turn, before: int | None = None) -> str | None:
     return None
 
 
-def _not_weightable(state: State, weight: float) -> str | None:
+def _not_weightable(turn: Turn, weight: float) -> str | None:
     """Why the traffic cannot be split that way; None when it can."""
-    for slot, share in ((state.candidate, weight), (state.stable, 100 - weight)):
-        if share > 0 and state.ready.get(slot, 0) < 1:
-            return f"a ready replica of {reasons.name(state, slot)}"
+    for slot, share in ((turn.state.candidate, weight), (turn.state.stable, 100 - weight)):
+        if share > 0 and turn.ready(slot) < 1:
+            return turn.ready_replica(slot)
     return None
 
 

@@ -28,7 +28,7 @@ def rolling_back(turn: Turn) -> None:
         _bring_back(turn)
         return
     target = {state.stable: 100.0, state.candidate: 0.0}
-    if state.weights != target and state.ready.get(state.stable, 1) > 0:
+    if state.weights != target and turn.ready(state.stable) > 0:
         turn.change(weights=target)
     state = turn.state
     # What was seen must have been seen after the decision, not before it.
@@ -41,10 +41,10 @@ def rolling_back(turn: Turn) -> None:
             _prove(turn)
     elif state.weights != target:
         turn.wait_for(
-            f"a ready replica of {reasons.name(state, state.stable)}: until then the weights stay as they are"
+            f"{turn.ready_replica(state.stable)}: until then the weights stay as they are"
         )
         if state.unready_since.get(state.stable) == turn.now or state.phase_since == turn.now:
-            turn.notify("critical", f"cannot roll back yet: {reasons.name(state, state.stable)} has no ready replica")
+            turn.notify("critical", f"cannot roll back yet: it needs {turn.ready_replica(state.stable)}")
     else:
         turn.wait_for(f"the router to serve {state.candidate} with 0 %")
         since = state.phase_since + turn.plan.watchdogs.route
@@ -57,7 +57,7 @@ def _bring_back(turn: Turn) -> None:
     state, plan = turn.state, turn.plan
     restore, slot = state.restore, state.candidate
     assert restore is not None
-    name, status, ready = restore.target.name, turn.seen.status.get(slot), state.ready.get(slot, 0)
+    name, status, ready = restore.target.name, turn.seen.status.get(slot), turn.ready(slot)
     if restore.cold is None:
         restore = restore.model_copy(update={"cold": ready < 1})
         turn.change(restore=restore)

@@ -43,6 +43,16 @@ class Turn:
         """Replace fields of the state."""
         self.state = self.state.model_copy(update=update)
 
+    def ready(self, slot: str) -> int:
+        """Replicas known to be ready at this tick. What was known before may be gone: unknown is 0, so no weight moves."""
+        return self.state.ready.get(slot, 0) if slot in self.seen.status else 0
+
+    def ready_replica(self, slot: str) -> str:
+        """What is waited for while a slot has none, in words."""
+        if slot in self.seen.status:
+            return f"a ready replica of {reasons.name(self.state, slot)}"
+        return f"word of a ready replica of {reasons.name(self.state, slot)}, whose slot cannot be asked now"
+
     def notify(self, level: Literal["info", "warning", "critical"], message: str) -> None:
         """Tell people: who looks at the controller at once, who the plan names until it has been delivered."""
         self.notices.append(Notify(level=level, message=message))

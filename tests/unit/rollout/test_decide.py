@@ -290,7 +290,7 @@ def test_promote_with_the_evidence_skips_what_is_left_of_the_step() -> None:
 
 def test_promote_is_refused_without_a_ready_replica() -> None:
     bench = bench_in(P.STEP)
-    assert "no ready replica" in bench.intent("promote", ready=(1, 0))
+    assert bench.intent("promote", ready=(1, 0)) == "refused: it needs a ready replica of green (v2)"
     assert bench.state.weights["green"] == 10
 
 

@@ -52,6 +52,42 @@ def test_a_candidate_that_has_failed_is_rolled_back_at_once(step: int) -> None:
     assert "status 137; log: out/green.log" in bench.state.reason
 
 
+@pytest.mark.parametrize("lost", [("blue",), ("blue", "green")])
+def test_no_weight_goes_to_a_slot_that_cannot_be_asked(lost: tuple[str, ...]) -> None:
+    """It was ready a tick ago; its pods may be gone by now."""
+    bench = at(1)
+    bench.now += bench.plan.tick
+    known = bench.observation(failed="engine ended with status 137", ready=(1, 0))
+    blind = {slot: status for slot, status in known.status.items() if slot not in lost}
+    bench.now -= bench.plan.tick
+    if "green" in lost:
+        bench.intent("abort", ready=(0, 1))
+    for _ in range(3):
+        bench.now += bench.plan.tick
+        seen = bench.observation().model_copy(update={"status": blind})
+        bench.now -= bench.plan.tick
+        bench.tick(seen)
+        bench.expect(P.ROLLING_BACK)
+        assert bench.did(SetWeights) == []
+    assert "blue (v1), whose slot cannot be asked now: until then the weights stay" in bench.state.waiting
+    bench.tick(ready=(1, 0))
+    assert bench.did(SetWeights) == [BACK]
+
+
+def test_a_step_waits_for_a_slot_that_cannot_be_asked() -> None:
+    bench = at(0)
+    step = bench.state.step
+    for _ in range(100):
+        bench.now += bench.plan.tick
+        seen = bench.observation().model_copy(update={"status": {}})
+        bench.now -= bench.plan.tick
+        bench.tick(seen)
+    assert (bench.state.phase, bench.state.step) == (P.STEP, step)
+    assert "green (v2), whose slot cannot be asked now" in bench.state.waiting
+    bench.ticks(2)
+    assert bench.state.step == step + 1
+
+
 def test_a_candidate_that_dies_while_held_is_rolled_back() -> None:
     bench = at(1)
     bench.intent("pause")
