@@ -206,8 +206,8 @@ def _machine(site: MachineSite) -> Iterator[Place]:
 
     first, second = site.slots
     admin = f"http://127.0.0.1:{site.admin_port}"
-    workload = Supervised(site.socket)
     store = SqliteStore(site.store)
+    workload = Supervised(site.socket, epoch=lambda: store.epoch)
     source: DirectSource | PrometheusSource
     if site.prometheus is None:
         source = DirectSource(workload.targets, Gateway(admin, (first, second)))

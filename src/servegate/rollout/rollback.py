@@ -40,9 +40,7 @@ def rolling_back(turn: Turn) -> None:
         else:
             _prove(turn)
     elif state.weights != target:
-        turn.wait_for(
-            f"{turn.ready_replica(state.stable)}: until then the weights stay as they are"
-        )
+        turn.wait_for(f"{turn.ready_replica(state.stable)}: until then the weights stay as they are")
         if state.unready_since.get(state.stable) == turn.now or state.phase_since == turn.now:
             turn.notify("critical", f"cannot roll back yet: it needs {turn.ready_replica(state.stable)}")
     else:

@@ -44,7 +44,7 @@ class Turn:
         self.state = self.state.model_copy(update=update)
 
     def ready(self, slot: str) -> int:
-        """Replicas known to be ready at this tick. What was known before may be gone: unknown is 0, so no weight moves."""
+        """Replicas known to be ready at this tick; what was known before may be gone, so unknown is 0."""
         return self.state.ready.get(slot, 0) if slot in self.seen.status else 0
 
     def ready_replica(self, slot: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import stat
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ import pytest
 from servegate.errors import ConfigError, InfrastructureError
 from servegate.process import free_ports
 from servegate.release import Engine, Model, Release
+from servegate.rollout.ports import FencedError
+from servegate.rollout.stores.sqlite import SqliteStore
 from servegate.rollout.workloads.processes import Launch, ProcessWorkload
 from servegate.rollout.workloads.supervised import Supervised, serve
 
@@ -61,6 +64,24 @@ def test_what_is_wrong_is_said_in_the_owners_words(owned: tuple[ProcessWorkload,
         remote._ask("GET", "/else")
     with pytest.raises(ConfigError):
         remote._ask("PUT", "/slots/blue", {"release": {"name": "x"}, "replicas": 1})
+
+
+def test_a_controller_whose_successor_has_acted_changes_nothing(
+    owned: tuple[ProcessWorkload, Supervised], tmp_path: Path
+) -> None:
+    workload, _ = owned
+    with closing(SqliteStore(tmp_path / "s.db")) as first, closing(SqliteStore(tmp_path / "s.db")) as second:
+        old, new = (Supervised(tmp_path / "s.sock", lambda store=store: store.epoch) for store in (first, second))
+        first.acquire("paused", 0.0, 10.0)
+        old.ensure("blue", release(), 1)
+        second.acquire("successor", 20.0, 10.0)
+        old.ensure("blue", release(), 1)  # nobody newer has touched the slot yet
+        new.ensure("blue", release(), 1)
+        for late in (lambda: old.scale("blue", 0), lambda: old.ensure("blue", release("v2"), 1)):
+            with pytest.raises(FencedError, match=r"epoch 1 is over, slot blue is at 2"):
+                late()
+        assert workload.status("blue").release == release().identity()
+        old.ensure("green", release(), 1)
 
 
 def test_only_the_user_may_ask_and_only_one_owns(owned: tuple[ProcessWorkload, Supervised], tmp_path: Path) -> None:

@@ -47,6 +47,8 @@ class SqliteStore:
 
     def __init__(self, path: Path, *, create: bool = True) -> None:
         self.path = path
+        self.epoch = 0
+        """Epoch of the lease last acquired here; fences effects on slots."""
         # The controller's loop, its signal handler and a view may ask at once.
         self._lock = threading.RLock()
         if not create and not path.is_file():
@@ -145,6 +147,7 @@ class SqliteStore:
             # An expired lease of our own may belong to an earlier life: that one must be fenced off too.
             lease = Lease(holder, epoch if current == holder and expires > now else epoch + 1, now + ttl)
             self._write(db, lease)
+        self.epoch = lease.epoch
         return lease
 
     def renew(self, lease: Lease, now: float, ttl: float) -> Lease:

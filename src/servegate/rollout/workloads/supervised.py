@@ -2,7 +2,8 @@
 
 In a cluster the pods do not die with the controller; on one machine they would, if it had started them. So one process
 owns the replicas (`serve`, around a ProcessWorkload) and any number of controllers and commands ask it (`Supervised`).
-A Unix socket in a folder of the user's own, because whoever may put a release into a slot may run programs.
+A Unix socket in a folder of the user's own, because whoever may put a release into a slot may run programs. A change
+names the epoch of its controller's lease, and the owner refuses epochs below the highest it has seen for that slot.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import os
 import socket
 import socketserver
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from http.server import BaseHTTPRequestHandler
@@ -24,7 +25,7 @@ from pydantic import ValidationError
 
 from servegate.errors import ConfigError, InfrastructureError
 from servegate.release import Release
-from servegate.rollout.ports import SlotStatus
+from servegate.rollout.ports import FencedError, SlotStatus
 from servegate.rollout.sources.direct import Target
 from servegate.rollout.workloads.processes import ProcessWorkload
 
@@ -55,6 +56,7 @@ def serve(workload: ProcessWorkload, path: Path) -> Iterator[None]:
         raise InfrastructureError(f"{path}: cannot be served: {error.strerror}") from error
     path.chmod(0o600)
     server.workload = workload
+    server.epochs, server.changing = {}, threading.Lock()
     ended = threading.Event()
 
     def step() -> None:
@@ -75,18 +77,22 @@ def serve(workload: ProcessWorkload, path: Path) -> Iterator[None]:
 
 
 class Supervised:
-    """Workload whose owner answers on the socket `path`."""
+    """Workload whose owner answers on the socket `path`.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    Args:
+        epoch: fencing epoch of the lease we hold; None: nobody else writes.
+    """
+
+    def __init__(self, path: Path, epoch: Callable[[], int] | None = None) -> None:
+        self.path, self.epoch = path, epoch
 
     def ensure(self, slot: str, release: Release, replicas: int) -> None:
         """Make the slot run `release` with `replicas`; returns at once. The same again changes nothing."""
-        self._ask("PUT", f"/slots/{slot}", {"release": release.model_dump(mode="json"), "replicas": replicas})
+        self._change(f"/slots/{slot}", {"release": release.model_dump(mode="json"), "replicas": replicas})
 
     def scale(self, slot: str, replicas: int) -> None:
         """Change the replicas of what the slot runs; 0 empties it after a drain."""
-        self._ask("PUT", f"/slots/{slot}/replicas", {"replicas": replicas})
+        self._change(f"/slots/{slot}/replicas", {"replicas": replicas})
 
     def status(self, slot: str) -> SlotStatus:
         """What the slot runs now."""
@@ -100,6 +106,9 @@ class Supervised:
     def targets(self) -> list[Target]:
         """The replicas whose metrics are to be read."""
         return [Target(**item) for item in self._ask("GET", "/targets")]
+
+    def _change(self, path: str, body: dict[str, Any]) -> None:
+        self._ask("PUT", path, body if self.epoch is None else {**body, "epoch": self.epoch()})
 
     def _ask(self, method: str, path: str, body: Any = None) -> Any:
         connection = _Connection(self.path)
@@ -116,6 +125,8 @@ class Supervised:
             connection.close()
         if response.status == 400:
             raise ConfigError(str(answer["error"]))
+        if response.status == 409:
+            raise FencedError(str(answer["error"]))
         if response.status != 200:
             raise InfrastructureError(str(answer["error"]))
         return answer
@@ -135,6 +146,15 @@ class _Connection(http.client.HTTPConnection):
 class _Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
     daemon_threads = True
     workload: ProcessWorkload
+    epochs: dict[str, int]
+    changing: threading.Lock
+
+    def fence(self, slot: str, epoch: int) -> None:
+        """Let only the latest controller change a slot. Raises FencedError."""
+        highest = self.epochs.get(slot, 0)
+        if epoch < highest:
+            raise FencedError(f"a change was refused: epoch {epoch} is over, slot {slot} is at {highest}")
+        self.epochs[slot] = epoch
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -166,12 +186,16 @@ class _Handler(BaseHTTPRequestHandler):
         if not 0 < length <= MAX_BODY:
             raise ConfigError("a body of at most 1 MiB is needed")
         body = json.loads(self.rfile.read(length))
-        if len(parts) == 2 and parts[0] == "slots":
-            workload.ensure(parts[1], Release.model_validate(body["release"]), int(body["replicas"]))
-        elif len(parts) == 3 and parts[0] == "slots" and parts[2] == "replicas":
-            workload.scale(parts[1], int(body["replicas"]))
-        else:
+        if parts[0] != "slots" or len(parts) not in (2, 3) or parts[2:] not in ([], ["replicas"]):
             raise ConfigError(f"nothing can be done with {self.path}")
+        replicas, slot = int(body["replicas"]), parts[1]
+        with self.server.changing:
+            if "epoch" in body and slot in workload.slots:
+                self.server.fence(slot, int(body["epoch"]))
+            if parts[2:]:
+                workload.scale(slot, replicas)
+            else:
+                workload.ensure(slot, Release.model_validate(body["release"]), replicas)
         return {}
 
     def _answer(self, work: Any) -> None:
@@ -179,6 +203,8 @@ class _Handler(BaseHTTPRequestHandler):
             status, answer = 200, work()
         except (ConfigError, ValidationError, ValueError, KeyError, TypeError) as error:
             status, answer = 400, {"error": f"{error}"}
+        except FencedError as error:
+            status, answer = 409, {"error": f"{error}"}
         except InfrastructureError as error:
             status, answer = 503, {"error": f"{error}"}
         content = json.dumps(answer).encode()
