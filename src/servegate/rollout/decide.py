@@ -2,9 +2,9 @@
 
 The order within a tick is fixed: take in what was seen, then what people want, then what is dangerous, then progress.
 Whatever the order of events, two rules hold in every state that comes out. No weight is moved to a slot that is not
-known at that very tick to have a ready replica, not even to get away from a broken one. And until the promotion the stable slot is the one that was stable
-before, whatever crashed. The controller persists the state before it carries out the actions, so every action is
-repeated until it is seen to have worked.
+known at that very tick to have a ready replica, not even to get away from a broken one. And until the promotion the
+stable slot is the one that was stable before, whatever crashed. The controller persists the state before it carries
+out the actions, so every action is repeated until it is seen to have worked.
 """
 
 from __future__ import annotations
