@@ -36,7 +36,7 @@ expect: {requests_per_second: 8}
 alpha: 5%
 steps:
   - {weight: 10%, min_time: 5s}
-  - {weight: 50%, min_time: 12s}
+  - {weight: 50%, min_time: 20s}
   - {weight: 100%, min_time: 3s}
 checks:
   - {kind: errors-vs-stable, name: errors, share: 90%, interval: 2s, odds_ratio: 1.5}
@@ -47,7 +47,7 @@ rollback: {prove: 4s}
 RELEASES: dict[str, tuple[str, ...]] = {
     "v1": (),
     "v2": (),
-    "v3": ("--fault=errors:rate=0.5",),
+    "v3": ("--fault=errors:rate=0.5,after=12s",),
     "v4": ("--no-such-flag",),
 }
 
@@ -176,7 +176,18 @@ class Place:
                 return False
             return bool(state and holds(state))
 
-        self.cluster.until(what, met, timeout)
+        try:
+            self.cluster.until(what, met, timeout)
+        except InfrastructureError as error:
+            raise AssertionError(f"{error}; {self.told()}") from error
+
+    def told(self) -> str:
+        """What is known of the rollout and of its controllers in pods, for whoever reads a failure."""
+        state = self.state()
+        said = {key: state.get(key) for key in ("phase", "step", "weights", "reason", "waiting", "ready")}
+        pods = self.cluster.get("-n", self.namespace, "pods", "-l", "app.kubernetes.io/component=controller")["items"]
+        names = [pod["metadata"]["name"] for pod in pods]
+        return f"{said}; " + "; ".join(f"{name}: {self.cluster.pod_log(name)[:4000]}" for name in names)
 
     def fill(self, slot: str, name: str) -> None:
         """Put a release into a slot and wait until it is ready."""

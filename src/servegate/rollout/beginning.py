@@ -29,6 +29,7 @@ def begin(
     workload: Workload,
     site: Mapping[str, Any] | None,
     now: float,
+    run: str | None = None,
 ) -> Memory:
     """The document of a new rollout, or `before` itself when this release is being rolled out already.
 
@@ -37,10 +38,13 @@ def begin(
         stable: what serves now; needed when the store has never seen a rollout.
         slots: names of the two slots.
         site: where the rollout happens, for whoever takes over.
+        run: whose order this is; what a run has begun it does not begin again, also when it has ended.
 
     Raises:
         ConfigError: another rollout is under way, or this release serves already, or nothing is known to serve.
     """
+    if before is not None and run is not None and before.run == run:
+        return before
     if before is not None and not before.state.phase.finished:
         under_way = before.releases[_about(before)]
         if under_way.identity() != release.identity():
@@ -72,6 +76,7 @@ def begin(
         verified=before.verified if before else (),
         plan=plan.model_dump(mode="json"),
         site=None if site is None else dict(site),
+        run=run,
     )
     return known.with_release(serving)
 

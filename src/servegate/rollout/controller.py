@@ -127,12 +127,13 @@ class Controller:
         """The state as last saved. Raises ConfigError before `start` or `resume`."""
         return self._known().state
 
-    def start(self, release: Release, stable: Release | None = None) -> State:
+    def start(self, release: Release, stable: Release | None = None, run: str | None = None) -> State:
         """Begin a rollout of `release`, or go on with it when it is under way already.
 
         Args:
             release: goes into the slot that is not stable.
             stable: what serves now; needed when the store has never seen a rollout.
+            run: whose order this is; what a run has begun it does not begin again, also when it has ended.
 
         Raises:
             ConfigError: another rollout is under way, or this release serves already, or nothing is known to serve.
@@ -142,13 +143,13 @@ class Controller:
         if self.plan.strategy in ("ab", "shadow") and not isinstance(self.router, Arranging):
             raise ConfigError(f"plan {self.plan.name} is {self.plan.strategy}, and the router here knows only weights")
         with self._leading.or_nothing():
-            return self._begin(release, stable)
+            return self._begin(release, stable, run)
 
-    def _begin(self, release: Release, stable: Release | None) -> State:
+    def _begin(self, release: Release, stable: Release | None, run: str | None) -> State:
         before, self._version = memory.load(self.store)
         self._memory = beginning.begin(
             before, release, stable, plan=self.plan, slots=self.slots, workload=self.workload, site=self.site,
-            now=self.clock(),
+            now=self.clock(), run=run,
         )  # fmt: skip
         if before is not None and self._memory is before:
             return before.state

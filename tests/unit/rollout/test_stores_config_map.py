@@ -13,6 +13,7 @@ from fake_kube import FakeKube, RefusedError
 
 from servegate.errors import InfrastructureError
 from servegate.rollout.kube import Kube, KubeError
+from servegate.rollout.memory import HistoryLine
 from servegate.rollout.ports import LeaseLostError
 from servegate.rollout.stores.config_map import EPOCH, PENDING, ROOM, ConfigMapStore
 
@@ -188,3 +189,19 @@ def test_what_is_missing_is_named(api: FakeKube, opened: Open) -> None:
     api.put(LEASE, {"spec": {"holderIdentity": "x", "renewTime": "yesterday"}})
     with pytest.raises(InfrastructureError, match="is not one of a rollout"):
         opened().acquire("a", now=0.0, ttl=1.0)
+
+
+def test_a_decision_is_an_event_once(api: FakeKube, opened: Open) -> None:
+    store = opened()
+    store.load()
+    line = HistoryLine(
+        at=1795608000.0, rollout="v2-1", release="v2", phase="ROLLING_BACK", weights={"blue": 100.0}, reason="errors"
+    ).model_dump_json()
+    store.append_history(line)
+    store.append_history(line)  # by who took over
+    store.append_history("no decision")
+    (event,) = [item for path, item in api.objects.items() if "/events/" in path]
+    assert (event["reason"], event["type"]) == ("RollingBack", "Warning")
+    assert event["message"] == "v2: ROLLING_BACK, blue 100 %: errors"
+    assert event["involvedObject"]["name"] == "servegate-state"
+    assert event["firstTimestamp"] == "2026-11-25T12:00:00Z"

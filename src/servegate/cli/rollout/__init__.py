@@ -22,6 +22,7 @@ for _each in (
     conduct.guard,
     look.status,
     look.watch,
+    look.watchdog,
     look.history,
     act.pause,
     act.resume,

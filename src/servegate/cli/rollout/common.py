@@ -224,20 +224,26 @@ def write_report(folder: Path) -> None:
         notice("warning", f"no report: {error}")
 
 
+def print_end(state: State) -> None:
+    """How it ended, and why."""
+    from servegate.rollout.describe import plain
+
+    click.echo(f"{state.rollout}  {state.phase}  {_weights(state)}")
+    for label, text in (("because", state.reason), ("proof", state.proven), ("NOT PROVEN", state.unproven)):
+        if text:
+            click.echo(f"  {label:<10} {plain(text)}")
+
+
 def finish(state: State, as_json: bool) -> None:
     """Say how it ended, and end with its exit code."""
     import json
 
     from servegate.pipeline.canary import exit_code
-    from servegate.rollout.describe import plain
 
     if as_json:
         click.echo(json.dumps(document(state)))
     else:
-        click.echo(f"{state.rollout}  {state.phase}  {_weights(state)}")
-        for label, text in (("because", state.reason), ("proof", state.proven), ("NOT PROVEN", state.unproven)):
-            if text:
-                click.echo(f"  {label:<10} {plain(text)}")
+        print_end(state)
     raise SystemExit(int(exit_code(state)))
 
 

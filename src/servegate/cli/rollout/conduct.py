@@ -70,8 +70,20 @@ def machine(site: Path, stable: Path | None) -> None:
 @verdict_option
 @registry_option
 @trust_option
-@click.option("--stable", type=click.Path(path_type=Path), help="File of the release that serves, the first time.")
+@click.option(
+    "--stable",
+    type=click.Path(path_type=Path),
+    help="File of the release that serves, the first time; later it may be missing.",
+)
 @click.option("--guard", "guarded", is_flag=True, help="Go on watching after the promotion, as `rollout guard` does.")
+@click.option(
+    "--run",
+    "order",
+    metavar="ID",
+    envvar="SERVEGATE_RUN",
+    show_envvar=True,
+    help="Whose order this is, such as a Job's: its rollout is not begun again when it has ended.",
+)
 @listen_option
 @token_option
 @json_option
@@ -85,6 +97,7 @@ def start(
     trust: Path | None,
     stable: Path | None,
     guarded: bool,
+    order: str | None,
     listen: str | None,
     token_file: Path | None,
     as_json: bool,
@@ -109,7 +122,6 @@ def start(
     from servegate.rollout.plan import load_plan
 
     where, rules, wanted = load_site(site, namespace), load_plan(plan), load(release, Release)
-    serving = None if stable is None else load(stable, Release)
     if trust is None:
         raise ConfigError("whose verdicts count? Give --trust FILE: no verdict, no traffic")
     trusted = common.verdicts(trust, verdict, registry)
@@ -117,8 +129,11 @@ def start(
         raise ConfigError(f"plan {rules.name} has no `guard`")
     read_suites(rules)
     console = Console(stderr=as_json)
+    serving = load(stable, Release) if stable is not None and stable.exists() else None
     releases = [wanted] if serving is None else [wanted, serving]
     with opened(where, releases) as place, _alerts(rules, place.store, listen, token_file):
+        if stable is not None and serving is None and not _seen(place.store):
+            raise ConfigError(f"{stable}: no such file, and the store has seen no rollout yet: what serves now?")
         common.check_source(place.source, rules)
         controller = controller_for(
             rules,
@@ -130,10 +145,11 @@ def start(
             timeline=where.timeline,
             on_notice=common.notice,
         )
-        _not_frozen(rules, place.store)
-        if not _under_way(place.store, wanted):
-            trusted.require(wanted)
-        state = controller.start(wanted, serving)
+        if not _begun(place.store, order):
+            _not_frozen(rules, place.store)
+            if not _under_way(place.store, wanted):
+                trusted.require(wanted)
+        state = controller.start(wanted, serving, order)
         with CanaryView(shown(rules, state), console) as view:
             controller.on_tick = view
             state = common.run(controller)
@@ -185,6 +201,19 @@ def _not_frozen(plan: Plan, store: Store) -> None:
     found, _ = memory.load(store)
     if frozen is not None and (found is None or found.state.phase.finished):
         raise ConfigError(f"plan {plan.name} is {frozen}; abort and rollback are never frozen")
+
+
+def _seen(store: Store) -> bool:
+    """Whether the store knows a rollout, and with it the release that serves."""
+    return store.load()[0] is not None
+
+
+def _begun(store: Store, order: str | None) -> bool:
+    """Whether this order's rollout was begun before; it may have ended."""
+    from servegate.rollout import memory
+
+    found, _ = memory.load(store)
+    return found is not None and order is not None and found.run == order
 
 
 def _under_way(store: Store, release: Release) -> bool:

@@ -71,6 +71,51 @@ def watch(file: Path, look_only: bool) -> None:
     common.finish(state, as_json=False)
 
 
+@click.command(short_help="Take over when nobody is at work, once.")
+@store_option
+def watchdog(file: Path) -> None:
+    """Look once, for a timer: when no controller has been at work for as long as the plan allows, take over and apply
+    its dead-man's rule (on_unwatched). Whoever is at work, or not away for that long yet, is left alone.
+
+    Exit codes: 0 nothing to do, or taken to an end; 4 could not be done or not proven.
+    """
+    import time
+
+    from servegate.errors import ExitCode
+    from servegate.pipeline.canary import exit_code
+    from servegate.rollout import describe, memory
+    from servegate.rollout.ports import LeaseLostError
+
+    store = common.open_store(file)
+    try:
+        found, _ = memory.load(store)
+        holder = store.holder()
+    finally:
+        store.close()
+    if found is None or found.state.phase.finished:
+        click.echo("no rollout is under way")
+        return
+    name, now = found.state.rollout, time.time()
+    if holder is not None and describe.alive(holder, now):
+        click.echo(f"{name}: {describe.plain(holder.holder)} is at work on it")
+        return
+    plan = common.plan_of(found)
+    left = None if plan is None else found.state.updated + plan.unwatched_after - now
+    if left is not None and left > 0:
+        click.echo(f"{name}: nobody is at work on it; its controller may come back for another {left:.0f} s")
+        return
+    click.echo(f"{name}: nobody has been at work on it for {now - found.state.updated:.0f} s: taking over")
+    try:
+        with common.taken_over(file, found) as controller:
+            state = common.run(controller)
+    except LeaseLostError as error:
+        click.echo(f"{name}: somebody else was faster: {describe.plain(str(error))}")
+        return
+    common.print_end(state)
+    code = exit_code(state)
+    raise SystemExit(int(code if code is ExitCode.INFRASTRUCTURE else ExitCode.PASS))
+
+
 def _follow(store: OpenStore, found: Memory, *, take_over: bool) -> tuple[Memory, bool]:
     """Show the rollout until it has ended (True), or until nobody is at work on it and we are to take over (False)."""
     import time

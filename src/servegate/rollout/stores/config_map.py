@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import base64
 import gzip
+import hashlib
 import json
 import math
 from collections.abc import Callable
@@ -20,8 +21,11 @@ from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from typing import Any
 
+from pydantic import ValidationError
+
 from servegate.errors import InfrastructureError
 from servegate.rollout.kube import ANNOTATION, Kube, KubeError, Object, annotations_of, metadata
+from servegate.rollout.memory import HistoryLine
 from servegate.rollout.ports import ConflictError, Intent, Lease, LeaseLostError
 
 EPOCH = f"{ANNOTATION}epoch"
@@ -33,6 +37,8 @@ COMPRESS = 256_000
 """Bytes from which on the state is compressed."""
 SETTLED = 20
 """Settled intents that are kept, so that who left one can learn what came of it."""
+WARNINGS = ("ROLLING_BACK", "ROLLED_BACK", "HELD")
+"""Phases whose Events are warnings."""
 PENDING = 50
 """Intents that may wait; whoever leaves more gets an error instead of filling the object."""
 
@@ -102,6 +108,7 @@ class ConfigMapStore:
             item["data"] = {"lines": "\n".join(lines)}
 
         self._change(self._map("history"), change)
+        self._announce(line)
 
     def history(self) -> list[str]:
         """All lines of the history, oldest first."""
@@ -204,6 +211,35 @@ class ConfigMapStore:
             if self._write(item, Lease("", lease.epoch + 1, lease.expires), None, 1.0):
                 self._fence(lease.epoch + 1)
                 return
+
+    def _announce(self, line: str) -> None:
+        """A decision as an Event of the namespace, once; it is about the ConfigMap of the state."""
+        try:
+            said = HistoryLine.model_validate_json(line)
+        except ValidationError:
+            return  # a line is whatever its writer says; only decisions are for people
+        state = metadata(self._state) if self._state is not None else {}
+        about = {"apiVersion": "v1", "kind": "ConfigMap", "name": self._map("state"), "namespace": self.kube.namespace}
+        at = datetime.fromtimestamp(said.at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        weights = ", ".join(f"{slot} {weight:g} %" for slot, weight in sorted(said.weights.items()))
+        body: Object = {
+            "apiVersion": "v1",
+            "kind": "Event",
+            "metadata": {"name": f"{self.name}.{hashlib.sha256(line.encode()).hexdigest()[:16]}"},
+            "involvedObject": {**about, **({"uid": state["uid"]} if state.get("uid") else {})},
+            "reason": said.phase.title().replace("_", ""),
+            "message": f"{said.release}: {said.phase}, {weights}: {said.reason}"[:1000],
+            "type": "Warning" if said.phase in WARNINGS else "Normal",
+            "source": {"component": "servegate"},
+            "firstTimestamp": at,
+            "lastTimestamp": at,
+            "count": 1,
+        }
+        try:
+            self.kube.create("Event", body)
+        except KubeError as error:
+            if not error.conflict:  # there already: written again by whoever took over
+                raise
 
     # --- the objects --------------------------------------------------------------------------------------------------
 

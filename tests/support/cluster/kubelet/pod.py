@@ -113,6 +113,11 @@ class PodRunner(threading.Thread):
             thread.start()
         for thread in threads:
             thread.join()
+        # A pod that leaves has ended before its object goes: whoever counts pods (a Job) waits for that.
+        for container in main:
+            container.look(again=False)
+        failed = any((item.terminated or {"exitCode": 137})["exitCode"] for item in main)
+        self._report("Failed" if failed else "Succeeded", first, main, initialized=True)
         body = {"gracePeriodSeconds": 0, "preconditions": {"uid": self.pod["metadata"]["uid"]}}
         self._patient("DELETE", self.path, body)
 

@@ -36,7 +36,8 @@ def main(file: str) -> None:
             Path(f"{root}{path}").mkdir(parents=True)
             mount(path, f"{root}{path}", flags=MS_BIND)
     for source, target, read_only in spec["mounts"]:
-        place = f"{root}{target}"
+        # An absolute link on the way (/var/run) would lead out of the new root.
+        place = f"{root}{os.path.realpath(target)}"
         if Path(source).is_dir():
             Path(place).mkdir(parents=True, exist_ok=True)
         else:

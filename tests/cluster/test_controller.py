@@ -1,0 +1,130 @@
+"""The controller as a Job and the watchdog as a CronJob of the cluster: real pods, that are killed like real ones."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from cluster_place import PLAN, Place, Users
+from manifests import K8S
+
+from cluster import Cluster
+
+pytestmark = pytest.mark.timeout(400)
+IMAGE = "servegate.test/controller"
+LONGER = PLAN.replace("{weight: 50%, min_time: 20s}", "{weight: 50%, min_time: 30s}").replace(
+    "watchdogs: {", "watchdogs: {lease: 30s, "
+)
+FILES = ("plan.yaml", "site.yaml", "trust.yaml", "release.pub")
+
+
+@pytest.fixture
+def place(cluster: Cluster, tmp_path: Path) -> Iterator[Place]:
+    made = Place(cluster, tmp_path)
+    (tmp_path / "plan.yaml").write_text(LONGER)
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    cluster.add_image(IMAGE, sys.executable, env={"PATH": path})
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def users(place: Place) -> Iterator[Users]:
+    """Traffic on v1 in blue."""
+    made = place.serve()
+    yield made
+    made.stop()
+
+
+def component(name: str, file: str, namespace: str) -> dict[str, Any]:
+    """A shipped document, in a namespace and with an image that the test cluster has."""
+    text = (K8S / "components" / name / file).read_text().replace("example.invalid/servegate", IMAGE)
+    document: dict[str, Any] = yaml.safe_load(text)
+    document["metadata"]["namespace"] = namespace
+    return document
+
+
+def order(place: Place, name: str) -> None:
+    """A Job that rolls a release out, as the workflow makes it: one ConfigMap, one Job."""
+    cluster, namespace = place.cluster, place.namespace
+    names = {"release.json": f"{name}.json", "verdict.json": f"{name}.verdict.json", "stable.json": "v1.json"}
+    names |= {file: file for file in FILES}
+    files = [f"--from-file={key}={place.folder / file}" for key, file in names.items()]
+    cluster.kubectl("-n", namespace, "delete", "job,configmap", "servegate-rollout", "--ignore-not-found", "--wait")
+    cluster.kubectl("-n", namespace, "create", "configmap", "servegate-rollout", *files)
+    cluster.apply(component("controller", "job.yaml", namespace))
+
+
+def pods(place: Place, job: str = "servegate-rollout") -> list[str]:
+    """Names of a Job's pods that are not on their way out."""
+    found = place.cluster.get("-n", place.namespace, "pods", "-l", f"job-name={job}")["items"]
+    return [pod["metadata"]["name"] for pod in found if "deletionTimestamp" not in pod["metadata"]]
+
+
+def evict(place: Place, pod: str) -> None:
+    """What `kubectl drain` asks for."""
+    path = f"/api/v1/namespaces/{place.namespace}/pods/{pod}"
+    body = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": pod, "namespace": place.namespace}}
+    place.kube.call("POST", f"{path}/eviction", body)
+
+
+def test_a_job_promotes_whatever_dies_on_the_way(place: Place, users: Users) -> None:
+    """Its pod evicted and killed, the API server, etcd and the gateway's control plane killed: no request is lost."""
+    cluster = place.cluster
+    order(place, "v2")
+    place.until("the first traffic", lambda state: state["phase"] == "STEP")
+    (first,) = pods(place)
+    evict(place, first)
+    cluster.until("another pod", lambda: (now := pods(place)) and first not in now, timeout=60)
+    place.until("half of the traffic", lambda state: state["step"] == 1)
+    cluster.restart("etcd")
+    cluster.restart("kube-apiserver")
+    route = ["-n", place.namespace, "get", "httproute", "llm", "-o", "name"]
+    cluster.until("API server", lambda: cluster.kubectl(*route, check=False).startswith("httproute"))
+    cluster.restart("envoy-gateway")
+    cluster.kubectl("-n", place.namespace, "delete", "pod", pods(place)[0], "--grace-period=0", "--force")
+    place.until("the promotion", lambda state: state["phase"] == "PROMOTED", timeout=150)
+    cluster.wait("Complete", "-n", place.namespace, "job/servegate-rollout")
+    assert place.router.read() == {"blue": 0.0, "green": 100.0}
+    events = cluster.get("-n", place.namespace, "events", "--field-selector=source=servegate")["items"]
+    assert {"Step", "Promoted"} <= {event["reason"] for event in events}
+    seen = users.stop()
+    assert set(seen) == {"complete"}, (seen, users.bad)
+
+
+def test_a_job_rolls_back_on_its_own_and_does_not_try_again(place: Place, users: Users) -> None:
+    order(place, "v3")
+    place.until("the way back", lambda state: state["phase"] == "ROLLED_BACK", timeout=120)
+    place.cluster.wait("Failed", "-n", place.namespace, "job/servegate-rollout")
+    assert place.router.read() == {"blue": 100.0, "green": 0.0}
+    assert len(pods(place)) == 1
+    # Where the machine is slow the fault, which begins after 12 s, meets the smoke test already.
+    assert place.state()["cause"] in ("errors", "slo", "smoke"), place.told()
+
+
+def test_the_watchdog_takes_traffic_back_that_nobody_watches(place: Place, users: Users) -> None:
+    cluster, namespace = place.cluster, place.namespace
+    cluster.apply(component("watchdog", "cron-job.yaml", namespace))
+    watch = ["-n", namespace, "create", "job", "--from=cronjob/servegate-watchdog"]
+    child = place.terminal(*place.started("v2"))
+    place.until("the first traffic", lambda state: state["phase"] == "STEP")
+    cluster.kubectl(*watch, "early")
+    cluster.wait("Complete", "-n", namespace, "job/early")
+    assert "is at work on it" in cluster.pod_log(pods(place, "early")[0])
+    child.kill()
+    child.communicate()
+    assert place.router.read()["green"] > 0
+    place.until("the limit", lambda state: time.time() - state["updated"] > 31)
+    cluster.kubectl(*watch, "late")
+    place.until("the way back", lambda state: state["phase"] == "ROLLED_BACK", timeout=60)
+    cluster.wait("Complete", "-n", namespace, "job/late")
+    assert place.state()["cause"] == "unwatched"
+    assert place.router.read() == {"blue": 100.0, "green": 0.0}
+    seen = users.stop()
+    assert set(seen) == {"complete"}, (seen, users.bad)
