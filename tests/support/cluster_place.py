@@ -49,7 +49,11 @@ RELEASES: dict[str, tuple[str, ...]] = {
     "v2": (),
     "v3": ("--fault=errors:rate=0.5,after=12s",),
     "v4": ("--no-such-flag",),
+    "v5": ("--fault=errors:rate=1",),
+    "v6": (),
 }
+IMAGES = {"v6": "servegate.test/absent"}
+"""Of those that are not the simulator."""
 
 
 class Users:
@@ -135,18 +139,22 @@ class Place:
     def store(self) -> str:
         return f"kubernetes:{self.namespace}"
 
-    def terminal(self, *arguments: str) -> subprocess.Popen[str]:
+    def environment(self, kubeconfig: Path | None = None) -> dict[str, str]:
+        """What a terminal has in its environment; without a kubeconfig of its own the administrator's."""
+        return {**os.environ, "KUBECONFIG": str(kubeconfig or self.cluster.kubeconfig), "SERVEGATE_STORE": self.store}
+
+    def terminal(self, *arguments: str, kubeconfig: Path | None = None) -> subprocess.Popen[str]:
         return subprocess.Popen(
             python("-c", "from servegate.cli import main; main()", "rollout", *arguments),
-            env={**os.environ, "KUBECONFIG": str(self.cluster.kubeconfig), "SERVEGATE_STORE": self.store},
+            env=self.environment(kubeconfig),
             cwd=self.folder,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
         )
 
-    def run(self, *arguments: str) -> tuple[int, str]:
-        child = self.terminal(*arguments)
+    def run(self, *arguments: str, kubeconfig: Path | None = None) -> tuple[int, str]:
+        child = self.terminal(*arguments, kubeconfig=kubeconfig)
         out, _ = child.communicate(timeout=240)
         return child.returncode, out
 
@@ -218,7 +226,7 @@ class Place:
 def release(name: str) -> Release:
     return Release(
         name=name,
-        image=Image(repository=SIMULATOR, digest="sha256:" + name[1:] * 64),
+        image=Image(repository=IMAGES.get(name, SIMULATOR), digest="sha256:" + name[1:] * 64),
         model=Model(uri="builtin://knowledge", served_name="support"),
         engine=Engine(name="simulator", version="1"),
         args=("--seed", name[1:], *RELEASES[name]),

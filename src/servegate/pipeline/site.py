@@ -106,6 +106,9 @@ class ClusterSite(Config):
         json_schema_extra={"default": "1min"},
     )
     folder: str = Field("out/rollout", min_length=1, description="the timeline is written there")
+    prometheus: PrometheusConfig | None = Field(
+        None, description="read the counters from there; none: from the pods themselves"
+    )
 
     @property
     def root(self) -> Path:
@@ -226,6 +229,7 @@ def _cluster(site: ClusterSite, releases: Iterable[Release]) -> Iterator[Place]:
     from servegate.rollout.kube import Kube
     from servegate.rollout.routers.http_route import HttpRouteRouter
     from servegate.rollout.sources.direct import DirectSource
+    from servegate.rollout.sources.prometheus import PrometheusSource
     from servegate.rollout.stores.config_map import ConfigMapStore
     from servegate.rollout.workloads.deployments import DeploymentWorkload
 
@@ -235,7 +239,11 @@ def _cluster(site: ClusterSite, releases: Iterable[Release]) -> Iterator[Place]:
     workload = DeploymentWorkload(
         kube, site.app, slots, contents=_contents(releases), epoch=lambda: store.epoch, patience=site.patience
     )
-    source = DirectSource(workload.targets)
+    source: DirectSource | PrometheusSource
+    if site.prometheus is None:
+        source = DirectSource(workload.targets)
+    else:
+        source = PrometheusSource(site.prometheus, slots)
     router = HttpRouteRouter(kube, site.route, {slot: f"{site.app}-{slot}" for slot in slots})
     # A context is a name in one person's kubeconfig: whoever takes over gets at the store by their own.
     document = site.model_copy(update={"context": None}).model_dump(mode="json")

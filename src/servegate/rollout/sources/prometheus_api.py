@@ -122,7 +122,8 @@ class PrometheusApi:
             body = self._body(response)
         self.skew = _skew(response.headers.get("date"), self.clock())
         if response.status_code != 200:
-            raise InfrastructureError(f"HTTP {response.status_code}{_said(body)}")
+            hint = "; see bearer_token_file and basic" if response.status_code in (401, 403) else ""
+            raise InfrastructureError(f"HTTP {response.status_code}{_said(body)}{hint}")
         if body.lstrip()[:1] == b"<":
             raise InfrastructureError("the answer is HTML: a login page, or the address of something else")
         response.raw = io.BytesIO(body)

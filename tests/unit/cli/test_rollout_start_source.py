@@ -1,0 +1,81 @@
+"""`rollout start` in a cluster whose Prometheus is not what the site says: told at once, and nothing is changed."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from fake_kube import FakeKube
+from fake_prometheus import FakePrometheus, send_json
+from rollout_world import RULES
+from verdicts import key_pair, release
+
+from servegate.cli import main
+from servegate.contract import canonical_json
+from servegate.process import free_ports
+
+
+@pytest.fixture
+def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeKube]:
+    """An API server, and the folder of somebody who rolls v1 out there."""
+    fake = FakeKube()
+    monkeypatch.setenv("KUBECONFIG", str(fake.kubeconfig(tmp_path)))
+    monkeypatch.chdir(tmp_path)
+    release("v1").write(tmp_path / "v1.json")
+    (tmp_path / "plan.json").write_bytes(canonical_json(RULES))
+    _, public = key_pair(tmp_path)
+    (tmp_path / "trust.yaml").write_text(f"version: 1\nname: t\nsigners: [{{name: desk, key: {public.name}}}]\n")
+    (tmp_path / "verdicts").mkdir()
+    yield fake
+    fake.close()
+
+
+def start(url: str, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Exit code of the command."""
+    site = f"version: 1\nkind: kubernetes\nnamespace: llm\nprometheus: {{url: {url}}}\n"
+    Path("site.yaml").write_text(site)
+    arguments = ["start", "v1.json", "--site", "site.yaml", "--plan", "plan.json"]
+    monkeypatch.setattr(
+        sys, "argv", ["servegate", "rollout", *arguments, "--trust", "trust.yaml", "--verdict", "verdicts"]
+    )
+    with pytest.raises(SystemExit) as ended:
+        main()
+    return int(str(ended.value.code))
+
+
+def test_nobody_there(api: FakeKube, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    (port,) = free_ports(1)
+    assert start(f"http://127.0.0.1:{port}", monkeypatch) == 4
+    assert f"127.0.0.1:{port}" in capsys.readouterr().err
+    assert not [call for call in api.calls if call[0] != "GET"]
+
+
+@pytest.mark.parametrize(("status", "words"), [(401, "401"), (403, "403")])
+def test_one_that_wants_to_know_who_asks(
+    api: FakeKube, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], status: int, words: str
+) -> None:
+    prometheus = FakePrometheus(instead=lambda handler: send_json(handler, {"error": "who are you?"}, status))
+    prometheus.start()
+    try:
+        assert start(prometheus.url, monkeypatch) == 4
+    finally:
+        prometheus.stop()
+    said = capsys.readouterr().err
+    assert words in said
+    assert "bearer_token_file" in said
+    assert not [call for call in api.calls if call[0] != "GET"]
+
+
+def test_one_that_knows_no_slot(
+    api: FakeKube, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prometheus = FakePrometheus()
+    prometheus.start()
+    try:
+        assert start(prometheus.url, monkeypatch) == 2
+    finally:
+        prometheus.stop()
+    assert "has no engine with slot='blue', slot='green'" in capsys.readouterr().err
+    assert not [call for call in api.calls if call[0] != "GET"]
