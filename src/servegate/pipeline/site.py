@@ -239,11 +239,7 @@ def _cluster(site: ClusterSite, releases: Iterable[Release]) -> Iterator[Place]:
     workload = DeploymentWorkload(
         kube, site.app, slots, contents=_contents(releases), epoch=lambda: store.epoch, patience=site.patience
     )
-    source: DirectSource | PrometheusSource
-    if site.prometheus is None:
-        source = DirectSource(workload.targets)
-    else:
-        source = PrometheusSource(site.prometheus, slots)
+    source = DirectSource(workload.targets) if site.prometheus is None else PrometheusSource(site.prometheus, slots)
     router = HttpRouteRouter(kube, site.route, {slot: f"{site.app}-{slot}" for slot in slots})
     # A context is a name in one person's kubeconfig: whoever takes over gets at the store by their own.
     document = site.model_copy(update={"context": None}).model_dump(mode="json")
