@@ -52,7 +52,8 @@ def test_each_component_applies_and_applies_again_without_a_difference(applier: 
         assert [said(applier.apply(item, dry=True)) for item in changed] == first, name
         assert [said(applier.apply(item)) for item in changed] == first, name
         for item in changed:
-            if (item["kind"], item["metadata"]["name"]) not in before:
+            # Policies stay: the API server does not watch Leases again after the last one that has them as parameter.
+            if (item["kind"], item["metadata"]["name"]) not in before and not item["kind"].startswith("Validating"):
                 applier.delete(item)
 
 
@@ -88,9 +89,7 @@ def slots(cluster: Cluster, applier: Applier) -> Iterator[tuple[str, Kube]]:
         applier.apply(item)
     cluster.until("the policy", lambda: "empty" in refusal(kube, 0, 1, dry=True))
     yield name, kube
-    for item in made:
-        if item["kind"] not in ("Deployment", "Lease"):
-            applier.delete(item)
+    applier.delete(made[0])
     kube.close()
 
 
