@@ -200,7 +200,9 @@ class Quality(_Check):
     """
 
     kind: Literal["quality"]
-    suite: Annotated[str, Field(min_length=1, max_length=1000)] = Field(description="file of the suite (evals/suites)")
+    suite: Annotated[str, Field(min_length=1, max_length=1000)] = Field(
+        description="file of the suite, such as evals/suites/support.yaml"
+    )
     items: Annotated[int, Field(ge=1)] = Field(description="how many items the suite has")
     rate: Annotated[float, Field(gt=0, le=100)] = Field(
         0.2, description="items per second that are asked of both slots, past the router"
