@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from decide_bench import Bench
@@ -13,7 +14,7 @@ from servegate import cli
 from servegate.rollout import fit as fitting
 from servegate.rollout.fit import fit, stretched
 from servegate.rollout.model import Phase
-from servegate.rollout.plan import load_plan
+from servegate.rollout.plan import Plan, load_plan
 from servegate.rollout.simulate import Scenario, Side, simulate
 from servegate.rollout.traffic import load_traffic
 
@@ -127,7 +128,34 @@ def test_how_long_steps_must_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert (healthy.factor, errors.factor, inside.factor) == (1, 1, None)
     assert document.factor == 1
     assert [step[:2] for step in document.steps] == [(step.weight, step.min_time) for step in load_plan(PLAN).steps]
-    longer = stretched(load_plan(PLAN), 3.0)
+    longer = stretched(load_plan(PLAN), [3.0] * 4)
     assert longer is not None
     assert [step.min_time for step in longer.steps] == [24, 120, 48, 42, 5]
-    assert stretched(load_plan(PLAN), 30.0) is None  # beyond limits.step
+    assert stretched(load_plan(PLAN), [30.0] * 4) is None  # beyond limits.step
+
+
+def test_each_step_is_as_long_as_it_must_be_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two regressions, each found when its own step is long enough; a third that never is."""
+    plan = load_plan(PLAN)
+    usual = [step.min_time for step in plan.steps]
+    needs = {"first": (1, 3.0), "second": (2, 1.5), "easy": (0, 1.0), "never": (0, 99.0), "healthy": (0, 1.0)}
+    tried: list[tuple[float, ...]] = []
+
+    def share(_pool: Any, longer: Plan, case: Scenario, *_: Any) -> float:
+        factors = tuple(step.min_time / before for step, before in zip(longer.steps, usual, strict=True))
+        tried.append(factors)
+        index, factor = needs[case.name]
+        return 1.0 if factors[index] >= factor - 1e-9 else 0.5
+
+    monkeypatch.setattr(fitting, "_share", share)
+    traffic = tmp_path / "traffic.yaml"
+    names = [name for name in needs if name != "healthy"]
+    traffic.write_text("regressions:\n" + "".join(f"  - {{name: {name}, errors: 5%}}\n" for name in names))
+    found = fit(plan, load_traffic(traffic), runs=1, jobs=1)
+    assert found.factor == 3.0
+    assert [needed / now for _, now, needed in found.steps] == pytest.approx([1, 3, 1.5, 1, 1])
+    assert {need.name: need.factor for need in found.needs} == {
+        "healthy": 3.0, "first": 3.0, "second": 1.5, "easy": 1.0, "never": None,
+    }  # fmt: skip
+    assert all(min(factors) >= 1 - 1e-9 for factors in tried)  # no step is ever shorter than it was
+    assert all(needed >= now for _, now, needed in found.steps)

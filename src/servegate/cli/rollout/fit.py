@@ -38,11 +38,13 @@ def show(found: Fit) -> None:
     click.echo("\n  needed to find (simulated)")
     healthy, *regressions = found.needs
     for need in regressions:
-        how = "not found by this plan" if need.factor is None else f"steps × {need.factor:g}"
+        how = "not found by this plan" if need.factor is None else f"all steps × {need.factor:g}"
         click.echo(f"    {plain(need.name):<{width}}  {how:<22}  found in {need.share:.0%}")
     if found.factor is None:
         click.echo("  no regression would be found with steps up to five times as long: other checks, or more traffic")
         return
-    lengths = ", ".join(f"{weight:g} % for {needed:g} s" for weight, _, needed in found.steps)
-    click.echo(f"  steps × {found.factor:g}: {lengths}")
+    click.echo("  each step as long as it must be itself:")
+    for weight, now, needed in found.steps:
+        longer = "" if needed == now else f"  (now {now:g} s)"
+        click.echo(f"    {weight:>6g} %  {needed:g} s{longer}")
     click.echo(f"  a healthy release then gets through unattended in {healthy.share:.0%}")
