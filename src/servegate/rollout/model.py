@@ -289,7 +289,9 @@ class State(Contract):
         description="since when a slot's engines count nothing though the gateway gets good answers",
     )
     silent_since: Epoch | None = Field(None, description="since when the candidate has completed nothing")
-    silent_expected: Amount = Field(0.0, description="requests it should have completed since then")
+    silent_against: Amount = Field(
+        0.0, description="minus the natural logarithm of the chance that none of the requests since then was its"
+    )
     at_stake: dict[Slot, Amount] = Field(
         default_factory=dict, description="requests that a replica's loss can break, as lately seen"
     )

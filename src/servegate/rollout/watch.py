@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from servegate.rollout import bets, evidence, reasons, served
 from servegate.rollout.model import CheckState, HeldCause, Observation, Phase, SlotDelta, State
 from servegate.rollout.plan import ErrorsSlo, LatencySlo, Plan
 
-EXPECTED_AT_LEAST = 12.0
-"""Requests a silent slot should have completed before silence means anything: by chance e^-12 then."""
+SILENCE = 12.0
+"""A silence means something where its chance is at most e^-12."""
 ACTIVE_AT_LEAST = 4.0
 """Requests under way in a silent slot that has no control to compare with."""
 
@@ -159,10 +160,11 @@ def _silent(plan: Plan, state: State, seen: Observation, now: float) -> Danger |
     if since is None or now - since < plan.watchdogs.no_data.after:
         return None
     silence = f"{reasons.name(state, slot)} has completed no request for {reasons.seconds(now - since)}"
-    if state.silent_expected >= EXPECTED_AT_LEAST:
-        return Danger(
-            None, "silent", f"{silence}, where about {state.silent_expected:.0f} were due by the pace of {state.stable}"
-        )
+    if state.silent_against >= SILENCE:
+        share = state.weights[slot] / 100
+        paced = state.silent_against / -math.log1p(-share) if share < 1 else 0.0
+        due = f"where about {paced * share / (1 - share):.0f} were due by the pace of {state.stable}" if paced else ""
+        return Danger(None, "silent", f"{silence}, {due or 'though it was due'}")
     delta = seen.slots.get(slot)
     active = delta.gauges.get("gateway_active", delta.gauges.get("running", 0.0)) if delta else 0.0
     if state.weights[state.stable] <= 0 and active >= ACTIVE_AT_LEAST:

@@ -143,6 +143,18 @@ def test_few_requests_are_no_silence() -> None:
     bench.expect(P.STEP)
 
 
+def test_a_few_requests_of_a_small_control_are_no_pace() -> None:
+    """At 95 % one request of stable stands for nineteen of the candidate's, and comes first once in twenty times."""
+    bench = at(3, plan(steps=[*plan().model_dump(mode="json")["steps"][:3], {"weight": "95%", "min_time": "120s"},
+                              {"weight": "100%", "min_time": "5s"}]))  # fmt: skip
+    bench.ticks(30, green=quiet(bench), blue=quiet(bench))
+    bench.ticks(3, green=quiet(bench), blue=delta(1))
+    bench.expect(P.BAKING)
+    bench.ticks(2, green=quiet(bench), blue=delta(1))  # five in a row: a chance of 3e-7
+    bench.expect(P.ROLLING_BACK)
+    assert "where about 95 were due by the pace of blue" in bench.state.reason
+
+
 def test_hanging_at_full_weight_is_seen_without_a_control() -> None:
     the_plan = plan(steps=[*plan().model_dump(mode="json")["steps"][:-1], {"weight": "100%", "min_time": "60s"}])
     bench = at(4, the_plan)
