@@ -10,7 +10,7 @@ out the actions, so every action is repeated until it is seen to have worked.
 from __future__ import annotations
 
 from servegate.errors import ConfigError
-from servegate.rollout import reclaims, timeline, watch
+from servegate.rollout import reasons, reclaims, timeline, watch
 from servegate.rollout.absorb import absorb, gather
 from servegate.rollout.effects import repeat
 from servegate.rollout.intents import carry_out
@@ -24,7 +24,7 @@ def decide(plan: Plan, state: State, observation: Observation, now: float) -> De
     """What follows from `observation` in `state` under `plan`.
 
     Args:
-        now: seconds since the epoch. A clock that went backwards counts as standing still.
+        now: seconds since the epoch. A clock that went backwards counts as standing still, and is waited for by name.
 
     Raises:
         ConfigError: the rollout was started with another plan.
@@ -34,6 +34,7 @@ def decide(plan: Plan, state: State, observation: Observation, now: float) -> De
             f"rollout {state.rollout} was started with plan {state.plan_name or state.plan}, and this plan is another "
             f"one: finish or abort it first"
         )
+    behind = state.updated - now
     now, previous = max(now, state.updated), state.updated
     state, observation, taken = reclaims.set_apart(state, observation, now)
     turn = Turn(plan, state, observation, now)
@@ -50,6 +51,8 @@ def decide(plan: Plan, state: State, observation: Observation, now: float) -> De
         elif danger is not None and danger.hold is not None and turn.state.phase is not Phase.HELD:
             turn.hold(danger.hold, danger.cause, danger.reason)
         progress(turn)
+        if behind > plan.tick and not turn.reason:
+            turn.wait_for(f"the clock, which went back by {reasons.seconds(behind)}")
     repeat(turn)
     return Decision.model_construct(
         state=turn.state,

@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING
 
+from scipy.stats import poisson
+
 from servegate.rollout import bets
 from servegate.stats import eprocess, quality, shift
 
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from servegate.rollout.checks import Check, LatencyVsStable, Quality
     from servegate.rollout.plan import Plan
 
+SURE = 0.995
+"""Probability with which what is waited for comes within its time limit; there may be several such waits."""
 _SCALES = tuple(1.25**power for power in range(1, 50))
 TYPICAL_SIGMA = 0.6
 """Standard deviation of the logarithm of a request's latency that is assumed: half to twice the median is common."""
@@ -34,12 +38,13 @@ _ENOUGH = 2_000
 def problem(plan: Plan) -> str | None:
     """Why the plan could not decide, with the numbers that would do; None when it could."""
     for step in plan.steps:
-        takes = step.min_requests / (plan.expect.requests_per_second * step.weight / 100)
-        if takes > plan.limits.step:
+        pace = plan.expect.requests_per_second * step.weight / 100
+        fit = _surely(pace * plan.limits.step)
+        if step.min_requests > fit:
             return (
-                f"step {step.weight:g}%: min_requests {step.min_requests} would take {takes:.0f}s at "
-                f"{plan.expect.requests_per_second:g} requests/s, beyond limits.step {plan.limits.step:g}s; "
-                f"{int(step.min_requests * plan.limits.step / takes)} would fit"
+                f"step {step.weight:g}%: min_requests {step.min_requests} would take {step.min_requests / pace:.0f}s "
+                f"at {plan.expect.requests_per_second:g} requests/s, and often enough more than limits.step "
+                f"{plan.limits.step:g}s; {fit:.0f} would fit"
             )
     for check in plan.checks:
         if check.kind == "quality":
@@ -62,6 +67,18 @@ def problem(plan: Plan) -> str | None:
                 f"{needs}, or a wider margin"
             )
     return None
+
+
+def _surely(mean: float) -> float:
+    """Requests that come in all but one of 200 times where `mean` are expected: they arrive by chance."""
+    return float(poisson.ppf(1 - SURE, mean))
+
+
+def _sparse(plan: Plan, check: Check, time: float, traffic: float) -> float:
+    """The factor on traffic when as few requests come as may well be, in the step where evidence is waited for."""
+    weight = plan.steps[waits_in(plan, check)].weight / 100 if len(plan.steps) > 1 else 1.0
+    mean = plan.expect.requests_per_second * traffic * weight * plan.limits.step * time
+    return traffic * max(_surely(mean) / mean, 1e-6)
 
 
 def _remedy(works: Callable[[float, float], bool], plan: Plan) -> str:
@@ -161,6 +178,7 @@ def _can_fire(plan: Plan, check: Check, time: float, traffic: float) -> bool:
 
 
 def _can_promote(plan: Plan, check: Check, time: float, traffic: float) -> bool:
+    traffic = _sparse(plan, check, time, traffic)
     if check.kind == "latency-vs-stable" and check.promote_margin is not None:
         margin = math.log1p(check.promote_margin)
         # An unchanged release scatters around no difference by the noise of its counts.

@@ -83,6 +83,8 @@ def unread(plan: Plan, state: State, seen: Observation, slot: str, now: float) -
         "target-down": "its metrics could not be asked for, for",
     }[cause]
     told = f": {next(iter(delta.missing.values()))}" if delta.missing else ""
+    if slot not in seen.slots:
+        told = ": none of its pods was seen at all"
     return Lost(cause, dog.then, lasts, f"{what} {reasons.seconds(lasts)}{told}", told)
 
 

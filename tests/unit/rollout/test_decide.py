@@ -335,6 +335,17 @@ def test_a_clock_that_goes_backwards_stands_still() -> None:
     assert decision.state.phase is P.STEP
 
 
+def test_a_clock_that_went_back_is_waited_for_by_name() -> None:
+    bench = bench_in(P.STEP)
+    before = bench.state
+    decision = decide(bench.plan, before, bench.observation(), bench.now - 300)
+    assert decision.state.updated == before.updated
+    assert decision.state.waiting == "the clock, which went back by 5 min"
+    assert not decision.reason
+    again = decide(bench.plan, decision.state, bench.observation(), bench.now + 1)
+    assert "the clock" not in again.state.waiting
+
+
 @pytest.mark.parametrize("phase", [P.PROMOTED, P.ROLLED_BACK])
 def test_nothing_happens_after_the_end(phase: Phase) -> None:
     bench = bench_in(phase)

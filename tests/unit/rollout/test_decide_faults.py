@@ -247,6 +247,32 @@ def test_engines_that_count_nothing_because_nothing_comes_are_not() -> None:
     assert bench.state.unchanged_since == {}
 
 
+@pytest.mark.parametrize(
+    ("lost", "phase", "cause"), [("green", P.ROLLING_BACK, "no-data"), ("blue", P.HELD, "stable-no-data")]
+)
+def test_a_slot_that_is_missing_altogether_is_said_to_be(lost: str, phase: P, cause: str) -> None:
+    bench = at(1)
+    for _ in range(16):
+        bench.now += bench.plan.tick
+        seen = bench.observation()
+        bench.now -= bench.plan.tick
+        bench.tick(seen.model_copy(update={"slots": {slot: d for slot, d in seen.slots.items() if slot != lost}}))
+    bench.expect(phase)
+    assert bench.state.cause == cause
+    assert "none of its pods was seen at all" in bench.state.reason
+
+
+def test_a_slot_whose_workload_is_not_known_keeps_what_was_known_of_it() -> None:
+    bench = at(1)
+    for _ in range(20):
+        bench.now += bench.plan.tick
+        seen = bench.observation()
+        bench.now -= bench.plan.tick
+        bench.tick(seen.model_copy(update={"status": {"blue": seen.status["blue"]}}))
+    bench.expect(P.STEP)
+    assert bench.state.ready == {"blue": 1, "green": 1}
+
+
 # --- the stable slot --------------------------------------------------------------------------------------------------
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from servegate.rollout.deltas import BucketError, add, between
 from servegate.rollout.model import Buckets, Readings, SlotDelta
@@ -243,6 +244,23 @@ def test_a_gateway_that_is_not_read_is_not_replaced_by_the_engine() -> None:
     assert deltas["blue"].gateway
     assert deltas["blue"].requests is None
     assert deltas["blue"].pods == 1
+
+
+@pytest.mark.parametrize("value", [-1.0, float("nan"), float("inf")])
+def test_a_total_that_cannot_be_is_not_measured(value: float) -> None:
+    """And the next good one is compared with the last good one: nothing is lost, nothing negative."""
+    deltas, last = after(
+        observed(1, sample("a", 1, counters={"http_requests": 5.0})),
+        observed(2, sample("a", 2, counters={"http_requests": value})),
+    )
+    assert deltas["blue"].requests is None
+    deltas, _ = between(last, observed(3, sample("a", 3, counters={"http_requests": 9.0})))
+    assert deltas["blue"].requests == 4.0
+
+
+def test_a_delta_that_is_negative_is_refused_where_somebody_else_makes_it() -> None:
+    with pytest.raises(ValidationError, match=r"(?s)http_requests.*greater than or equal to 0"):
+        SlotDelta(counters={"http_requests": -1.0})
 
 
 def test_why_a_slot_could_not_be_read_is_told_apart() -> None:

@@ -153,7 +153,7 @@ def test_the_numbers_that_would_do_do() -> None:
 def test_requests_that_would_not_come_in_time_are_refused() -> None:
     message = refusal(changed(expect__requests_per_second=0.5))
     assert "step 10%: min_requests 50 would take 1000s" in message
-    assert "15 would fit" in message
+    assert "6 would fit" in message  # 15 on average; six or more in all but one of 200 times
 
 
 def test_a_plan_that_could_never_promote_is_refused() -> None:
