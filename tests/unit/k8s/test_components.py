@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
+import click
 import kubernetes_validate
 import pytest
 import yaml
 from manifests import COMPONENTS, K8S, OVERLAYS, Object, added, documents, of_kind, pods_of, render_all
 
+from servegate.cli import cli
 from servegate.rollout.workloads.pod_template import drain_seconds
 
 VERSIONS = tuple(f"1.{minor}" for minor in range(30, 38))
@@ -230,3 +234,35 @@ def test_a_component_says_what_it_is_for_and_is_in_the_docs(name: str) -> None:
     text = (K8S / "components" / name / "kustomization.yaml").read_text()
     assert text.startswith("# ")
     assert f"`{name}`" in (K8S.parent / "docs" / "kubernetes.md").read_text()
+
+
+@pytest.mark.parametrize("name", ["controller", "evals", "load", "watchdog"])
+def test_jobs_use_flags_and_files_that_there_are(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The command line of the container, taken apart by the command itself; the repository is its working folder."""
+    monkeypatch.chdir(K8S.parent)
+    found = [item for item in added("production", name) if item["kind"] in ("CronJob", "Job")]
+    assert found
+    for item in found:
+        (container,) = pods_of(item)[0]["spec"]["containers"]
+        assert container["command"] == ["servegate"]
+        names = {variable["name"] for variable in container["env"]}
+        used = {part.partition(")")[0] for text in container["args"] for part in text.split("$(")[1:]}
+        assert used <= names
+        for text in container["args"]:  # the ConfigMap's files
+            if "/etc/rollout/" in text:
+                (tmp_path / text.rpartition("/")[2]).touch()
+        parsed = parse(cli, [text.replace("/etc/rollout/", f"{tmp_path}/") for text in container["args"]])
+        if name in ("evals", "load"):
+            assert "blue" not in str(parsed["base_url"])
+            services = [f"http://{each}:8000" for each in of_kind("production", "Service")]
+            assert parsed["base_url"].replace("$(SLOT)", "blue") in services
+
+
+def parse(command: click.Command, arguments: list[str]) -> dict[str, Any]:
+    """Parameters of the innermost command. Raises click.UsageError for what it does not know."""
+    with click.Context(command) as context:
+        while isinstance(command, click.Group):
+            _, found, arguments = command.resolve_command(context, arguments)
+            assert found is not None
+            command = found
+        return command.make_context("x", arguments).params
