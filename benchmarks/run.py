@@ -166,6 +166,21 @@ def crash() -> Iterator[Number]:
     yield Number("  users' requests that failed but for the defect", kills["failed_elsewhere"], "requests", 0)
 
 
+def cluster() -> Iterator[Number]:
+    """Rollouts in a real cluster under streaming traffic; needs root and the test cluster's programs."""
+    found = _script("cluster_traffic.py")
+    lost = found["changes"]["lost"]
+    yield Number(
+        f"cluster: requests lost or cut in {found['changes']['count']} changes of weights", lost, "requests", 0
+    )
+    rounds = found["rounds"]
+    yield Number(f"  in {rounds['count']} promotions and as many rollbacks", rounds["lost"], "requests", 0)
+    yield Number("  from the scrape that decides to the last request", found["back"]["seconds"], "s", 2)
+    for tick, rate in found["calls_per_second"].items():
+        yield Number(f"  requests at the API server, tick {tick} s", rate, "1/s", 1)
+    yield Number("  memory of the controller at most", found["mib"], "MiB", 150)
+
+
 def tests() -> Iterator[Number]:
     """How long `make test` takes."""
     began = time.perf_counter()
@@ -175,7 +190,7 @@ def tests() -> Iterator[Number]:
 
 BENCHMARKS: dict[str, Callable[[], Iterator[Number]]] = {
     "help": help_, "gate": gate, "rules": rules, "simulator": simulator, "rollout": rollout,
-    "backtest": backtest, "crash": crash, "demo": demo, "tests": tests,
+    "backtest": backtest, "crash": crash, "cluster": cluster, "demo": demo, "tests": tests,
 }  # fmt: skip
 
 

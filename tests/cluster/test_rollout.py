@@ -30,10 +30,16 @@ def users(place: Place) -> Iterator[Users]:
 
 
 def test_a_release_is_promoted_and_rolled_back_from_a_terminal(place: Place, users: Users) -> None:
-    code, out = place.start("v2")
-    assert code == 0, out
+    """Git is applied in the middle and after the promotion, as Argo CD does it: it takes nothing back."""
+    terminal = place.terminal(*place.started("v2"))
+    place.until("the first traffic", lambda state: state["phase"] == "STEP")
+    place.apply_git()
+    out, _ = terminal.communicate(timeout=120)
+    assert terminal.returncode == 0, out
     assert "PROMOTED" in out
+    place.apply_git()
     assert place.router.read() == {"blue": 0.0, "green": 100.0}
+    assert [place.workload.status(slot).ready for slot in ("blue", "green")] == [1, 1]
     code, out = place.run("status", "--json")
     assert json.loads(out)["stable"] == "green"
     code, out = place.run("rollback", "--reason", "drill")

@@ -13,7 +13,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import gitops
 import urllib3
+import yaml
 from cluster.run import SIMULATOR
 from manifests import placed
 from verdicts import key_pair, signed, verdict
@@ -196,6 +198,16 @@ class Place:
         pods = self.cluster.get("-n", self.namespace, "pods", "-l", "app.kubernetes.io/component=controller")["items"]
         names = [pod["metadata"]["name"] for pod in pods]
         return f"{said}; " + "; ".join(f"{name}: {self.cluster.pod_log(name)[:4000]}" for name in names)
+
+    def apply_git(self) -> None:
+        """What Argo CD does at a sync: everything that Git says, by force, except what it is told to leave alone."""
+        for item in placed("local", self.namespace):
+            kind, name = item["kind"], item["metadata"]["name"]
+            if kind in gitops.rules():
+                item = gitops.respecting(item, self.cluster.get("-n", self.namespace, kind, name))
+            text = yaml.safe_dump(item)
+            force = ("--server-side", "--force-conflicts", "--field-manager=argocd-controller")
+            self.cluster.kubectl("apply", *force, "-f", "-", stdin=text)
 
     def fill(self, slot: str, name: str) -> None:
         """Put a release into a slot and wait until it is ready."""

@@ -9,12 +9,11 @@ what a person must look at.
 
 from __future__ import annotations
 
-from scipy.stats import binom
-
 from servegate.rollout import reasons
 from servegate.rollout.absorb import serves
 from servegate.rollout.model import Phase, Proof, Totals
 from servegate.rollout.turn import CONCLUDED, Turn
+from servegate.stats.special import binomial_tail
 
 TOO_MANY = 0.01
 """The error rate is not back when so many failures had at most this probability at the normal rate."""
@@ -117,7 +116,7 @@ def _prove(turn: Turn) -> None:
         turn.wait_for(f"{reasons.seconds(left)} more of {name} with all traffic, to see that it is well")
         return
     seen = f"{name} answered {requests} requests in {reasons.seconds(lasted)}, {failures} failed"
-    if requests > 0 and binom.sf(failures - 1, requests, plan.normal_errors) > TOO_MANY:
+    if requests > 0 and binomial_tail(failures, requests, plan.normal_errors) > TOO_MANY:
         turn.change(proven=f"the router serves {state.stable} with 100 %, {seen}")
         _done(turn)
         return

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 
 from scipy.special import betaln
-from scipy.stats import norm
+
+from servegate.stats.special import ndtr, ndtri
 
 
 def half_width(variance: float, scale: float, alpha: float) -> float:
@@ -33,7 +34,7 @@ def half_width(variance: float, scale: float, alpha: float) -> float:
 
 def fixed_half_width(variance: float, alpha: float) -> float:
     """Half the width of the ordinary interval, for one look at the planned end."""
-    return math.inf if variance <= 0 else float(norm.isf(alpha / 2)) * math.sqrt(variance)
+    return math.inf if variance <= 0 else -ndtri(alpha / 2) * math.sqrt(variance)
 
 
 def sample_ratio_log_e(first: float, second: float, share: float) -> float:
@@ -59,7 +60,7 @@ def users_fixed(variance: float, effect: float, alpha: float, power: float, shar
         effect: difference of the means.
         share: of users in the candidate's arm.
     """
-    z = float(norm.isf(alpha / 2) + norm.isf(1 - power))
+    z = ndtri(power) - ndtri(alpha / 2)
     return math.ceil(variance * (1 / share + 1 / (1 - share)) * (z / effect) ** 2)
 
 
@@ -72,7 +73,7 @@ def users_sequential(variance: float, effect: float, alpha: float, power: float,
 
     def enough(n: int) -> bool:
         at_end = per_user / n
-        return float(norm.cdf((effect - half_width(at_end, effect, alpha)) / math.sqrt(at_end))) >= power
+        return ndtr((effect - half_width(at_end, effect, alpha)) / math.sqrt(at_end)) >= power
 
     low = high = users_fixed(variance, effect, alpha, power, share)
     while not enough(high):

@@ -65,6 +65,13 @@ def betaincinv(a: float, b: float, p: float) -> float:
     return _rising(lambda x: betainc(a, b, x), p, 0.0, 1.0)
 
 
+def binomial_tail(successes: int, trials: int, p: float) -> float:
+    """Probability of at least `successes` in `trials`, each with probability p (DLMF 8.17.5)."""
+    if successes <= 0:
+        return 1.0
+    return 0.0 if successes > trials else betainc(successes, trials - successes + 1, p)
+
+
 def stdtr(freedom: float, t: float) -> float:
     """Distribution function of Student's t."""
     square = t * t

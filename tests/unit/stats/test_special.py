@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import special as theirs
+from scipy.stats import binom
 
 from servegate.stats import special as ours
 
@@ -43,3 +44,9 @@ def test_student(freedom: int, t: float) -> None:
 def test_ends() -> None:
     assert (ours.betainc(2, 3, 0), ours.betainc(2, 3, 1)) == (0, 1)
     assert ours.stdtrit(7, 0.5) == pytest.approx(0, abs=1e-12)
+
+
+@given(st.integers(0, 3_000), st.integers(0, 3_000), st.floats(0.001, 0.999))
+def test_tail_of_the_binomial(successes: int, trials: int, p: float) -> None:
+    expected = float(binom.sf(successes - 1, trials, p))
+    assert ours.binomial_tail(successes, trials, p) == pytest.approx(expected, rel=1e-7, abs=1e-12)
