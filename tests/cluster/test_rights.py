@@ -51,6 +51,7 @@ ALLOWED = {
         *(("pods", "", verb) for verb in ("list", "watch")),
         *(("events", "", verb) for verb in ("list", "create")),
         ("endpointslices.discovery.k8s.io", "", "list"),
+        ("namespaces", NAMESPACE, "get"),
     },
     "servegate-operator": {
         *(("configmaps", name, "get") for name in MEMORY),

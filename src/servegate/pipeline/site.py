@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -247,6 +248,28 @@ def _cluster(site: ClusterSite, releases: Iterable[Release]) -> Iterator[Place]:
         yield Place(router, source, workload, store, slots, document)
     finally:
         source.close()
+        kube.close()
+
+
+def allows_drills(site: Site) -> bool:
+    """Whether verdicts of drills count there: in a namespace that is labelled so, and may be read.
+
+    Raises:
+        InfrastructureError: the API server cannot be asked.
+    """
+    if isinstance(site, MachineSite):
+        return False
+    from servegate.gates.trust import drills_allowed
+    from servegate.rollout.kube import Kube, KubeError, labels_of
+
+    kube = Kube(site.namespace, context=site.context)
+    try:
+        return drills_allowed(labels_of(kube.call("GET", f"/api/v1/namespaces/{site.namespace}")))
+    except KubeError as error:
+        if error.status != HTTPStatus.FORBIDDEN:
+            raise
+        return False
+    finally:
         kube.close()
 
 

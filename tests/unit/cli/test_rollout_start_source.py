@@ -16,12 +16,16 @@ from servegate.cli import main
 from servegate.contract import canonical_json
 from servegate.process import free_ports
 
+KUBECONFIG = "kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION"
+"""What the client made of the variable when it was imported."""
+
 
 @pytest.fixture
 def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeKube]:
     """An API server, and the folder of somebody who rolls v1 out there."""
     fake = FakeKube()
-    monkeypatch.setenv("KUBECONFIG", str(fake.kubeconfig(tmp_path)))
+    fake.put("/api/v1/namespaces/llm", {"kind": "Namespace"})
+    monkeypatch.setattr(KUBECONFIG, str(fake.kubeconfig(tmp_path)))
     monkeypatch.chdir(tmp_path)
     release("v1").write(tmp_path / "v1.json")
     (tmp_path / "plan.json").write_bytes(canonical_json(RULES))
@@ -66,6 +70,14 @@ def test_one_that_wants_to_know_who_asks(
     assert words in said
     assert "bearer_token_file" in said
     assert not [call for call in api.calls if call[0] != "GET"]
+
+
+def test_a_namespace_that_is_not_there_is_named(
+    api: FakeKube, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    del api.objects["/api/v1/namespaces/llm"]
+    assert start("http://127.0.0.1:9", monkeypatch) == 4
+    assert 'namespaces "llm" not found' in capsys.readouterr().err
 
 
 def test_one_that_knows_no_slot(

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fake_kube import FakeKube, RefusedError
 
 from servegate.config import validate
-from servegate.errors import ConfigError
+from servegate.errors import ConfigError, InfrastructureError
 from servegate.pipeline.launch import launcher
 from servegate.pipeline.machine import up
 from servegate.pipeline.outputs import comparing, plain
-from servegate.pipeline.site import ClusterSite, MachineSite, load_machine, load_site, remembered
+from servegate.pipeline.site import ClusterSite, MachineSite, allows_drills, load_machine, load_site, remembered
 from servegate.release import Engine, Model, Release
 from servegate.rollout.plan_experiment import Outputs
 
@@ -24,6 +25,8 @@ SITE: dict[str, Any] = {
     "version": 1, "kind": "machine", "folder": "out/m", "port": 8080, "admin_port": 8081,
     "slots": {"blue": [8101, 8102], "green": [8103, 8104]},
 }  # fmt: skip
+KUBECONFIG = "kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION"
+"""What the client made of the variable when it was imported."""
 SHIPPED = Path(__file__).parents[3] / "rollout" / "machine.yaml"
 
 
@@ -148,3 +151,30 @@ def test_a_machine_has_no_namespace_and_an_unknown_kind_is_named(tmp_path: Path)
     file.write_text("version: 1\nkind: nomad\n")
     with pytest.raises(ConfigError, match="kind"):
         load_site(file)
+
+
+def test_verdicts_of_drills_count_where_the_namespace_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    api = FakeKube()
+    monkeypatch.setattr(KUBECONFIG, str(api.kubeconfig(tmp_path)))
+    site = ClusterSite(version=1, kind="kubernetes", namespace="llm")
+    path = "/api/v1/namespaces/llm"
+    try:
+        for labels, allowed in (
+            ({}, False),
+            ({"servegate.dev/drills": "no"}, False),
+            ({"servegate.dev/drills": "allowed"}, True),
+        ):
+            api.put(path, {"kind": "Namespace", "metadata": {"labels": labels}})
+            assert allows_drills(site) is allowed
+
+        def refuse(_method: str, _path: str) -> None:
+            raise RefusedError(status, "no")
+
+        api.before, status = refuse, 403
+        assert not allows_drills(site)  # nobody may be told that a namespace is for drills by who cannot read it
+        status = 500
+        with pytest.raises(InfrastructureError, match="HTTP 500"):
+            allows_drills(site)
+    finally:
+        api.close()
+    assert not allows_drills(validate(SITE, MachineSite, "site.yaml"))

@@ -118,12 +118,12 @@ def plan_of(known: Memory) -> Plan | None:
         return None
 
 
-def verdicts(trust: Path, files: tuple[Path, ...], registry: bool) -> Verdicts:
-    """Verdicts that count by a trust file; the registry is asked where no file is named."""
+def verdicts(trust: Path, files: tuple[Path, ...], registry: bool, drills: bool = False) -> Verdicts:
+    """Verdicts that count by a trust file; the registry is asked where no file is named, drills count where allowed."""
     from servegate.gates.trust import load_trust
     from servegate.pipeline import verdicts
 
-    return verdicts.Verdicts(load_trust(trust), verdicts.files(files, registry=registry or not files))
+    return verdicts.Verdicts(load_trust(trust), verdicts.files(files, registry=registry or not files), drills=drills)
 
 
 @contextmanager

@@ -115,7 +115,7 @@ def start(
     from servegate.errors import ConfigError
     from servegate.pipeline.canary import controller_for, shown
     from servegate.pipeline.live_quality import read_suites
-    from servegate.pipeline.site import load_site, opened
+    from servegate.pipeline.site import allows_drills, load_site, opened
     from servegate.release import Release
     from servegate.report.live import CanaryView
     from servegate.rollout.model import Phase
@@ -124,7 +124,7 @@ def start(
     where, rules, wanted = load_site(site, namespace), load_plan(plan), load(release, Release)
     if trust is None:
         raise ConfigError("whose verdicts count? Give --trust FILE: no verdict, no traffic")
-    trusted = common.verdicts(trust, verdict, registry)
+    trusted = common.verdicts(trust, verdict, registry, allows_drills(where))
     if guarded and rules.guard is None:
         raise ConfigError(f"plan {rules.name} has no `guard`")
     read_suites(rules)
