@@ -100,6 +100,15 @@ class ClusterSite(Config):
     )
     app: Name = Field("llm", description="Deployments, Services and ConfigMaps are named <app>-blue and <app>-green")
     route: Name = Field("llm", description="the HTTPRoute")
+    backends: Literal["Service", "InferencePool"] = Field(
+        "Service", description="kind of <app>-blue and <app>-green behind the route"
+    )
+    gateway: Annotated[str, Field(pattern=r"^https?://[^\s/?#]+(/[^\s?#]*)?$")] | None = Field(
+        None,
+        description="statistics of the gateway's Envoys, such as "
+        "http://gateway-stats.envoy-gateway-system:19001; each address of that name is asked. "
+        "None: requests and failures are what the engines count",
+    )
     memory: Name = Field("servegate", description="what ConfigMaps and Lease of the rollout are named after")
     patience: Duration = Field(
         60.0,
@@ -110,6 +119,12 @@ class ClusterSite(Config):
     prometheus: PrometheusConfig | None = Field(
         None, description="read the counters from there; none: from the pods themselves"
     )
+
+    @model_validator(mode="after")
+    def _one_gateway(self) -> Self:
+        if self.gateway is not None and self.prometheus is not None and self.prometheus.gateway is not None:
+            raise ValueError("gateway: prometheus.gateway reads it already, and every request would count twice")
+        return self
 
     @property
     def root(self) -> Path:
@@ -229,7 +244,9 @@ def _machine(site: MachineSite) -> Iterator[Place]:
 def _cluster(site: ClusterSite, releases: Iterable[Release]) -> Iterator[Place]:
     from servegate.rollout.kube import Kube
     from servegate.rollout.routers.http_route import HttpRouteRouter
+    from servegate.rollout.sources.combined import CombinedSource
     from servegate.rollout.sources.direct import DirectSource
+    from servegate.rollout.sources.gateway import EnvoyGateway, endpoints
     from servegate.rollout.sources.prometheus import PrometheusSource
     from servegate.rollout.stores.config_map import ConfigMapStore
     from servegate.rollout.workloads.deployments import DeploymentWorkload
@@ -240,8 +257,16 @@ def _cluster(site: ClusterSite, releases: Iterable[Release]) -> Iterator[Place]:
     workload = DeploymentWorkload(
         kube, site.app, slots, contents=_contents(releases), epoch=lambda: store.epoch, patience=site.patience
     )
-    source = DirectSource(workload.targets) if site.prometheus is None else PrometheusSource(site.prometheus, slots)
-    router = HttpRouteRouter(kube, site.route, {slot: f"{site.app}-{slot}" for slot in slots})
+    names = {slot: f"{site.app}-{slot}" for slot in slots}
+    gateway = None if site.gateway is None else EnvoyGateway(site.gateway, slots, lambda: endpoints(kube, names))
+    source: DirectSource | PrometheusSource | CombinedSource
+    if site.prometheus is None:
+        source = DirectSource(workload.targets, gateway)
+    elif gateway is None:
+        source = PrometheusSource(site.prometheus, slots)
+    else:
+        source = CombinedSource(PrometheusSource(site.prometheus, slots), DirectSource(tuple, gateway))
+    router = HttpRouteRouter(kube, site.route, names, kind=site.backends)
     # A context is a name in one person's kubeconfig: whoever takes over gets at the store by their own.
     document = site.model_copy(update={"context": None}).model_dump(mode="json")
     try:

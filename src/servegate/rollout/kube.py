@@ -35,6 +35,7 @@ _KINDS = {
     "EndpointSlice": ("apis/discovery.k8s.io/v1", "endpointslices"),
     "Lease": ("apis/coordination.k8s.io/v1", "leases"),
     "HTTPRoute": ("apis/gateway.networking.k8s.io/v1", "httproutes"),
+    "LLMInferenceService": ("apis/serving.kserve.io/v1alpha2", "llminferenceservices"),
 }
 
 

@@ -144,6 +144,23 @@ def test_a_cluster_is_read_and_its_namespace_may_be_given_instead(tmp_path: Path
         load_machine(SHIPPED.with_name("kubernetes.yaml"))
 
 
+def test_a_cluster_counts_requests_at_one_gateway_only(tmp_path: Path) -> None:
+    file = tmp_path / "site.yaml"
+    text = (
+        "version: 1\nkind: kubernetes\nnamespace: llm\ngateway: http://stats.gateway:19001\nbackends: InferencePool\n"
+    )
+    file.write_text(text)
+    site = load_site(file)
+    assert isinstance(site, ClusterSite)
+    assert (site.gateway, site.backends) == ("http://stats.gateway:19001", "InferencePool")
+    file.write_text(text + "prometheus: {url: http://prometheus, gateway: {}}\n")
+    with pytest.raises(ConfigError, match="every request would count twice"):
+        load_site(file)
+    file.write_text(text.replace("http://stats", "stats"))
+    with pytest.raises(ConfigError, match="gateway"):
+        load_site(file)
+
+
 def test_a_machine_has_no_namespace_and_an_unknown_kind_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="--namespace is for a site of kind kubernetes"):
         load_site(SHIPPED, "team")

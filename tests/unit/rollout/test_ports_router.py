@@ -16,7 +16,8 @@ from servegate.errors import InfrastructureError
 from servegate.rollout.kube import Kube
 from servegate.rollout.ports import FencedError, Router
 from servegate.rollout.routers.envoy_file import EnvoyFileRouter
-from servegate.rollout.routers.http_route import HttpRouteRouter
+from servegate.rollout.routers.http_route import GROUPS, HttpRouteRouter, Kind
+from servegate.rollout.routers.kserve import KServeRouter
 
 
 @dataclass
@@ -75,7 +76,8 @@ def envoy_file(folder: Path) -> Plane:
 ROUTE = "/apis/gateway.networking.k8s.io/v1/namespaces/llm/httproutes/llm"
 
 
-def http_route(folder: Path) -> Plane:
+def http_route(folder: Path, kind: Kind = "Service") -> Plane:
+    """An HTTPRoute; `kind` of its back ends."""
     api = FakeKube()
     follows = True
 
@@ -93,19 +95,65 @@ def http_route(folder: Path) -> Plane:
         gateway(ROUTE, api.objects[ROUTE])
 
     api.react = gateway
-    backends = [{"name": "llm-blue", "port": 8000}, {"name": "llm-green", "port": 8000, "weight": 0}]
+    rest = {"port": 8000} if kind == "Service" else {"group": GROUPS[kind], "kind": kind}
+    backends = [{"name": "llm-blue", **rest}, {"name": "llm-green", **rest, "weight": 0}]
     api.put(ROUTE, {"spec": {"parentRefs": [{"name": "gateway"}], "rules": [{"backendRefs": backends}]}})
     kubeconfig = api.kubeconfig(folder)
     names = {"blue": "llm-blue", "green": "llm-green"}
     return Plane(
-        open=lambda: HttpRouteRouter(Kube(kubeconfig=kubeconfig), "llm", names),
+        open=lambda: HttpRouteRouter(Kube(kubeconfig=kubeconfig), "llm", names, kind=kind),
         follow=follow,
         written=lambda: api.objects[ROUTE]["metadata"]["resourceVersion"],
         stop=api.close,
     )
 
 
-IMPLEMENTATIONS = {"envoy-file": envoy_file, "http-route": http_route}
+def inference_pool(folder: Path) -> Plane:
+    return http_route(folder, "InferencePool")
+
+
+SERVICES = "/apis/serving.kserve.io/v1alpha2/namespaces/llm/llminferenceservices"
+
+
+def kserve(folder: Path) -> Plane:
+    api = FakeKube()
+    paths = [f"{SERVICES}/llm-{slot}" for slot in ("blue", "green")]
+    follows = True
+
+    def controller(*_: object) -> None:
+        if follows and all(path in api.objects for path in paths):
+            members = [
+                {"name": path.rpartition("/")[2], "weight": api.objects[path]["spec"]["router"]["route"]["weight"]}
+                for path in paths
+            ]
+            conditions = [{"type": kind, "status": "True"} for kind in ("HTTPRoutesReady", "GroupReady")]
+            for path in paths:
+                api.objects[path]["status"] = {"conditions": conditions, "router": {"group": {"members": members}}}
+
+    def follow(wanted: bool) -> None:
+        nonlocal follows
+        follows = wanted
+        controller()
+
+    api.react = controller
+    for path, weight in zip(paths, (100, 0), strict=True):
+        api.put(path, {"spec": {"router": {"route": {"group": "llm", "weight": weight}}}})
+    kubeconfig = api.kubeconfig(folder)
+    names = {"blue": "llm-blue", "green": "llm-green"}
+    return Plane(
+        open=lambda: KServeRouter(Kube(kubeconfig=kubeconfig), names, "llm"),
+        follow=follow,
+        written=lambda: [api.objects[path]["metadata"]["resourceVersion"] for path in paths],
+        stop=api.close,
+    )
+
+
+IMPLEMENTATIONS = {
+    "envoy-file": envoy_file,
+    "http-route": http_route,
+    "inference-pool": inference_pool,
+    "kserve": kserve,
+}
 
 
 @pytest.fixture(params=sorted(IMPLEMENTATIONS))

@@ -143,7 +143,7 @@ def test_what_the_api_server_refuses_is_told_once_and_in_its_words(api: FakeKube
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda refs: refs.pop(), "no rule has the back ends llm-blue and llm-green"),
+        (lambda refs: refs.pop(), "no rule has the Services llm-blue and llm-green"),
         (lambda refs: refs.append({"name": "llm-old", "port": 1}), "rule 1 also routes to llm-old"),
         (lambda refs: refs.append(dict(refs[0])), "rule 1 names a slot twice"),
     ],

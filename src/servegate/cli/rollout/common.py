@@ -204,11 +204,14 @@ def check_source(source: Source, plan: Plan) -> None:
     import time
 
     from servegate.errors import ConfigError
+    from servegate.rollout.sources.combined import CombinedSource
     from servegate.rollout.sources.prometheus import PrometheusSource
 
-    if isinstance(source, PrometheusSource):
+    for part in source.sources if isinstance(source, CombinedSource) else (source,):
+        if not isinstance(part, PrometheusSource):
+            continue
         needed = sorted({"http_requests", *(check.metric for check in plan.checks if hasattr(check, "metric"))})
-        problems = source.preflight(needed, time.time())
+        problems = part.preflight(needed, time.time())
         if problems:
             raise ConfigError("\n".join(problems))
 

@@ -17,6 +17,7 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from servegate.errors import InfrastructureError
 from servegate.rollout.kube import ANNOTATION, Kube, KubeError, Object, annotations_of, metadata
@@ -27,6 +28,9 @@ EPOCH = f"{ANNOTATION}epoch"
 ATTEMPTS = 5
 """Times a write is tried anew because somebody else changed the route in between."""
 CONDITIONS = ("Accepted", "ResolvedRefs")
+Kind = Literal["Service", "InferencePool"]
+GROUPS: Mapping[Kind, str] = {"Service": "", "InferencePool": "inference.networking.k8s.io"}
+"""What slots may be in a route, and the API group of it."""
 TOUCH = UNITS // 100
 """Weight of a slot's first moment in the traffic: 0.01 %."""
 TAKEN_UP = 1.0
@@ -61,14 +65,21 @@ class HttpRouteRouter:
     Args:
         kube: the namespace of the route.
         name: of the HTTPRoute.
-        backends: name of the back end (Service, or another kind the gateway knows) by slot.
+        backends: name of the back end by slot.
+        kind: of the back ends; one of another kind with the same name is somebody else's.
         sleep: waits for seconds.
     """
 
     def __init__(
-        self, kube: Kube, name: str, backends: Mapping[str, str], *, sleep: Callable[[float], None] = time.sleep
+        self,
+        kube: Kube,
+        name: str,
+        backends: Mapping[str, str],
+        *,
+        kind: Kind = "Service",
+        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        self.kube, self.name, self.backends, self.sleep = kube, name, dict(backends), sleep
+        self.kube, self.name, self.backends, self.kind, self.sleep = kube, name, dict(backends), kind, sleep
         self._served: dict[str, float] = {}
 
     def read(self) -> Weights:
@@ -155,7 +166,7 @@ class HttpRouteRouter:
         units: dict[str, int] = {}
         for index, rule in enumerate(item["spec"].get("rules") or ()):
             refs = rule.get("backendRefs") or []
-            names = [ref.get("name") for ref in refs]
+            names = [self._named(ref) for ref in refs]
             if not set(self.backends.values()) <= set(names):
                 continue
             strange = [name for name in names if name not in self.backends.values()]
@@ -169,8 +180,14 @@ class HttpRouteRouter:
                 units = {slot: _weight(refs[names.index(name)]) for slot, name in self.backends.items()}
         if not rules:
             wanted = " and ".join(self.backends.values())
-            raise InfrastructureError(f"HTTPRoute {self.name}: no rule has the back ends {wanted}")
+            raise InfrastructureError(f"HTTPRoute {self.name}: no rule has the {self.kind}s {wanted} as back ends")
         return _Route(item, None if epoch is None else int(epoch), tuple(rules), units)
+
+    def _named(self, ref: Object) -> str:
+        """The back end's name, with its kind where that is not the slots'."""
+        kind, group = ref.get("kind", "Service"), ref.get("group", "")
+        ours = kind == self.kind and group == GROUPS[self.kind]
+        return str(ref.get("name")) if ours else f"{kind} {ref.get('name')}"
 
     def _has(self, route: _Route, number: int, units: Mapping[str, int]) -> bool:
         index, places = route.rules[number]
@@ -183,6 +200,8 @@ class HttpRouteRouter:
             for slot, place in places.items():
                 at = f"/spec/rules/{index}/backendRefs/{place}"
                 patch.append({"op": "test", "path": f"{at}/name", "value": self.backends[slot]})
+                if self.kind != "Service":
+                    patch.append({"op": "test", "path": f"{at}/kind", "value": self.kind})
                 patch.append({"op": "add", "path": f"{at}/weight", "value": units[slot]})
         if metadata(route.item).get("annotations") is None:
             patch.append({"op": "add", "path": "/metadata/annotations", "value": {}})

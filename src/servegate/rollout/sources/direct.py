@@ -26,9 +26,11 @@ the answers that broke and those that never began; `upstream_cx_connect_fail` co
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from typing import Protocol
+from urllib.parse import urlencode
 
 import urllib3
 
@@ -63,11 +65,45 @@ class Target:
 
 
 @dataclass(frozen=True)
+class Question:
+    """A page of a gateway's counters to be read.
+
+    Args:
+        key: who is asked.
+        url: of the page.
+        names: what is missing without an answer.
+        samples: reads the page; raises ValueError when it is no such page.
+    """
+
+    key: str
+    url: str
+    names: tuple[str, ...]
+    samples: Callable[[str, float], list[PodSample]]
+
+
+class Counting(Protocol):
+    """A gateway that counts what becomes of requests."""
+
+    @property
+    def slots(self) -> Sequence[str]:
+        """Names of the slots."""
+
+    def questions(self) -> Iterable[Question]:
+        """What to ask at this reading; raises InfrastructureError when nobody knows whom."""
+
+
+@dataclass(frozen=True)
 class Gateway:
     """An Envoy started by routers/envoy.py: URL of its admin interface and the slots it routes to."""
 
     admin: str
     slots: Sequence[str]
+
+    def questions(self) -> list[Question]:
+        """One page for all slots."""
+        url = f"{self.admin}/stats/prometheus?{urlencode({'filter': _FILTER})}"
+        names = tuple(GATEWAY + slot for slot in self.slots)
+        return [Question(GATEWAY, url, names, lambda text, at: gateway_samples(text, self.slots, at))]
 
 
 class DirectSource:
@@ -75,12 +111,12 @@ class DirectSource:
 
     Args:
         targets: called at every reading for the engines that exist then.
-        gateway: Envoy in front of the slots, if there is one.
+        gateway: what counts in front of the slots, if there is something.
         timeout: seconds for the whole reading.
     """
 
     def __init__(
-        self, targets: Callable[[], Iterable[Target]], gateway: Gateway | None = None, *, timeout: float = 2.0
+        self, targets: Callable[[], Iterable[Target]], gateway: Counting | None = None, *, timeout: float = 2.0
     ) -> None:
         self.targets, self.gateway, self.timeout = targets, gateway, timeout
         self._pool = ThreadPoolExecutor(max_workers=64, thread_name_prefix="scrape")
@@ -91,12 +127,16 @@ class DirectSource:
         """Read all pods as of `at` (seconds since the epoch). Never raises for a pod; takes `timeout` at most."""
         asked = {target.pod: self._ask(target.pod, self._engine, target, at) for target in self.targets()}
         names: dict[str, tuple[str, ...]] = {pod: (pod,) for pod in asked}
-        if self.gateway is not None:
-            names[GATEWAY] = tuple(GATEWAY + slot for slot in self.gateway.slots)
-            asked[GATEWAY] = self._ask(GATEWAY, self._gateway, self.gateway, at)
-        wait([future for future in asked.values() if future is not None], timeout=self.timeout)
         pods: list[PodSample] = []
         missing: dict[str, str] = {}
+        if self.gateway is not None:
+            try:
+                for page in self.gateway.questions():
+                    names[page.key] = page.names
+                    asked[page.key] = self._ask(page.key, self._page, page, at)
+            except InfrastructureError as error:
+                missing.update({GATEWAY + slot: _reason(error) for slot in self.gateway.slots})
+        wait([future for future in asked.values() if future is not None], timeout=self.timeout)
         nonsense: set[str] = set()
         for key, future in asked.items():
             if future is None:
@@ -147,16 +187,13 @@ class DirectSource:
             )
         ]
 
-    def _gateway(self, gateway: Gateway, at: float) -> list[PodSample]:
-        text = self._get(f"{gateway.admin}/stats/prometheus", {"filter": _FILTER})
-        return gateway_samples(text, gateway.slots, at)
+    def _page(self, page: Question, at: float) -> list[PodSample]:
+        return page.samples(self._get(page.url), at)
 
-    def _get(self, url: str, fields: Mapping[str, str] | None = None) -> str:
+    def _get(self, url: str) -> str:
         """Body of a GET as text. Bounded: neither a large nor a slow answer can hold the thread for long."""
         deadline = time.monotonic() + self.timeout
-        response = self._http.request(
-            "GET", url, fields=fields, timeout=self.timeout, redirect=False, preload_content=False
-        )
+        response = self._http.request("GET", url, timeout=self.timeout, redirect=False, preload_content=False)
         parts: list[bytes] = []
         size = 0
         complete = False
