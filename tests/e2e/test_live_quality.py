@@ -11,7 +11,7 @@ import pytest
 from servegate.rollout.stores.sqlite import SqliteStore
 from terminals import Site, site_in
 
-CANARY = Path(__file__).parents[2] / "rollout" / "canary.yaml"
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -20,8 +20,9 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
 
 def test_a_release_that_is_fast_and_wrong_is_sent_back_by_items_asked_of_both(site: Site) -> None:
+    (site.folder / "evals").symlink_to(ROOT / "evals")
     before = site.seen
-    controller = site.start("v4", plan=str(CANARY))
+    controller = site.start("v4", plan=str(ROOT / "rollout" / "canary.yaml"))
     out, _ = controller.communicate(timeout=90)
     assert controller.returncode == 1, out
     state = site.status()

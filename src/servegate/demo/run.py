@@ -25,6 +25,7 @@ from servegate.report.records import CanaryTick, RequestRecord, read_records
 from servegate.report.stages import Stages
 from servegate.report.story import ReleaseStory, facts, headline
 from servegate.report.verdict import Outcome
+from servegate.rollout.checks import Quality
 from servegate.rollout.model import Phase
 from servegate.rollout.plan import Plan, load_plan
 
@@ -122,7 +123,7 @@ def _release(
     serving = max(weights, key=lambda slot: weights[slot])
     idle = next(slot for slot in SLOTS if slot != serving)
     output = place.root / release.name
-    plan = load_plan(find(engine.files.plan))
+    plan = _placed(load_plan(find(engine.files.plan)))
     files = engine.files
     checks = Checks(find(files.suite), find(files.load), find(files.policy), items=files.items)
 
@@ -167,6 +168,15 @@ def _release(
         ticks=tuple(ticks),
         defect=engine.defect() if broken else None,
     )
+
+
+def _placed(plan: Plan) -> Plan:
+    """The plan with its suites where they are: the demo runs in any folder."""
+    checks = [
+        check.model_copy(update={"suite": str(find(check.suite))}) if isinstance(check, Quality) else check
+        for check in plan.checks
+    ]
+    return plan.model_copy(update={"checks": tuple(checks)})
 
 
 def _shown(plan: Plan, releases: dict[str, str], release: Release) -> PlanFacts:

@@ -11,6 +11,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from servegate.contract import canonical_json, sha256
 from servegate.endpoint import Endpoint
@@ -19,7 +20,6 @@ from servegate.evals.ask import Client, client_version
 from servegate.evals.paired import Scored, ask_both
 from servegate.evals.sample import Sampler
 from servegate.evals.suite import Suite, Task, load_suite
-from servegate.pipeline.files import find
 from servegate.report.format import clean
 from servegate.rollout.checks import Quality
 from servegate.rollout.live import Target
@@ -49,7 +49,7 @@ def read_suites(plan: Plan) -> dict[str, Suite]:
     for check in checks_of(plan):
         client_version()
         try:
-            suite = load_suite(find(check.suite))
+            suite = load_suite(Path(check.suite))
         except ConfigError as error:
             raise ConfigError(f"check {check.name}: suite: {error}") from error
         if len(suite.tasks) != check.items:
