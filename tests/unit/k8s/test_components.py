@@ -11,17 +11,30 @@ import click
 import kubernetes_validate
 import pytest
 import yaml
+from fake_kube import FakeKube
 from manifests import COMPONENTS, K8S, OVERLAYS, Object, added, documents, of_kind, pods_of, render_all
 
 from servegate.cli import cli
+from servegate.rollout.kube import Kube
+from servegate.rollout.routers.http_route import HttpRouteRouter
+from servegate.rollout.workloads.capacity import requests
 from servegate.rollout.workloads.pod_template import drain_seconds
 
 VERSIONS = tuple(f"1.{minor}" for minor in range(30, 38))
 SLOTS = ("blue", "green")
-COMBINATIONS = [(overlay,) for overlay in OVERLAYS] + [(overlay, name) for overlay in OVERLAYS for name in COMPONENTS]
+TOGETHER = (
+    *("autoscaling-keda", "batch", "controller", "evals", "external-secrets", "inference-pool", "load", "mig"),
+    *("model-huggingface", "model-oci", "model-s3", "monitoring", "spot", "vpa", "watchdog", "zones"),
+)
+"""As many components as go together: one of each kind that docs/kubernetes.md calls exclusive."""
+COMBINATIONS = [
+    *((overlay,) for overlay in OVERLAYS),
+    *((overlay, name) for overlay in OVERLAYS for name in COMPONENTS),
+    ("production", *TOGETHER),
+]
 SINCE = {"model-oci": "1.31"}
 """Components that use what older versions of Kubernetes have not."""
-combinations = pytest.mark.parametrize("combination", COMBINATIONS, ids="+".join)
+combinations = pytest.mark.parametrize("combination", COMBINATIONS, ids=lambda each: "+".join(each)[:40])
 components = pytest.mark.parametrize("name", COMPONENTS)
 
 
@@ -198,6 +211,71 @@ def test_pre_stop_drain_and_grace_are_consistent(combination: tuple[str, ...]) -
             (drain,) = [int(each["value"]) for each in engine["env"] if each["name"] == "SERVE_DRAIN_SECONDS"]
             pause = engine["lifecycle"]["preStop"]["sleep"]["seconds"]
             assert pause + drain + 15 == spec["terminationGracePeriodSeconds"]
+
+
+@combinations
+def test_an_update_by_git_waits_for_no_gpu_that_a_full_cluster_has_not(combination: tuple[str, ...]) -> None:
+    for item in of_kind(combination[0], "Deployment", *combination[1:]).values():
+        assert item["spec"]["replicas"] == 0
+        assert item["spec"]["strategy"]["rollingUpdate"] == {"maxSurge": 0, "maxUnavailable": 1}
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+@pytest.mark.parametrize(
+    ("name", "resource"),
+    [("mig", "nvidia.com/mig-3g.40gb"), ("time-slicing", "nvidia.com/gpu.shared"), ("zones", "nvidia.com/gpu")],
+)
+def test_a_pod_asks_for_one_kind_of_gpu(overlay: str, name: str, resource: str) -> None:
+    for item in of_kind(overlay, "Deployment", name).values():
+        asked = requests(item["spec"]["template"]["spec"])
+        assert {key: amount for key, amount in asked.items() if "nvidia" in key} == {resource: 1}
+        (engine,) = item["spec"]["template"]["spec"]["containers"]
+        assert engine["resources"]["limits"][resource] == "1"
+
+
+def test_components_that_spread_replicas_go_together() -> None:
+    for item in of_kind("production", "Deployment", "spot", "zones").values():
+        spreads = item["spec"]["template"]["spec"]["topologySpreadConstraints"]
+        keys = {spread["topologyKey"] for spread in spreads}
+        assert keys == {"karpenter.sh/capacity-type", "topology.kubernetes.io/zone"}
+        # Counted within the slot, and by a label that the pods have.
+        assert all(spread["matchLabelKeys"] == ["servegate.dev/slot"] for spread in spreads)
+        assert "servegate.dev/slot" in item["spec"]["template"]["metadata"]["labels"]
+
+
+@pytest.mark.parametrize("name", ["inference-pool", "scale-to-zero", "zones"])
+def test_a_rollout_moves_the_weights_of_every_kind_of_back_end(name: str, tmp_path: Path) -> None:
+    api = FakeKube()
+    try:
+        kube = Kube("llm", kubeconfig=api.kubeconfig(tmp_path))
+        path = kube.path("HTTPRoute", "llm")
+        api.put(path, of_kind("production", "HTTPRoute", name)["llm"])
+        before = json.loads(json.dumps(api.objects[path]["spec"]))
+        router = HttpRouteRouter(kube, "llm", {"blue": "llm-blue", "green": "llm-green"})
+        router.write({"blue": 90.0, "green": 10.0}, epoch=1)
+        assert router.read() == {"blue": 90.0, "green": 10.0}
+        after = api.objects[path]["spec"]
+        for spec in (before, after):
+            for reference in spec["rules"][0]["backendRefs"]:
+                del reference["weight"]
+        assert after == before
+        kube.close()
+    finally:
+        api.close()
+
+
+def test_monitors_bring_the_labels_that_rules_and_autoscalers_ask_for() -> None:
+    for item in of_kind("production", "PodMonitor").values():
+        (endpoint,) = item["spec"]["podMetricsEndpoints"]
+        made = {rule["targetLabel"]: rule["sourceLabels"] for rule in endpoint["relabelings"]}
+        assert made == {
+            "slot": ["__meta_kubernetes_pod_label_servegate_dev_slot"],
+            "release": ["__meta_kubernetes_pod_annotation_servegate_dev_release"],
+        }
+    texts = [rule["expr"] for each in of_kind("production", "PrometheusRule", "monitoring")["llm"]["spec"]["groups"]
+             for rule in each["rules"]]  # fmt: skip
+    assert any("by (namespace, slot)" in text for text in texts)
+    assert not any("servegate_dev" in text for text in texts)
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
