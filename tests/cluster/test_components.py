@@ -6,6 +6,7 @@ Custom resources are checked by the projects' own definitions (tests/support/crd
 from __future__ import annotations
 
 import uuid
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -76,17 +77,24 @@ def test_every_pod_is_admitted_as_restricted(applier: Applier, overlay: str) -> 
         applier.create(pod, dry=True)
 
 
-@pytest.fixture
-def slots(cluster: Cluster, applier: Applier) -> Iterator[tuple[str, Kube]]:
-    """A namespace with two slots, a lease, and the guard on autoscalers in force."""
-    name = f"test-{uuid.uuid4().hex[:8]}"
-    wanted = ("Namespace", "Deployment", "Lease", "ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding")
-    text = yaml.safe_dump_all(item for item in documents("staging", "autoscaling-hpa") if item["kind"] in wanted)
-    made: list[Object] = list(yaml.safe_load_all(text.replace("llm-staging", name)))
+def place(applier: Applier, name: str, component: str, *kinds: str) -> list[Object]:
+    """Objects of overlay local with a component, applied in a namespace of their own."""
+    wanted = ("Namespace", "ServiceAccount", "Deployment", *kinds)
+    text = yaml.safe_dump_all(item for item in documents("local", component) if item["kind"] in wanted)
+    made: list[Object] = list(yaml.safe_load_all(text.replace("llm-local", name)))
     made.sort(key=lambda item: wanted.index(item["kind"]))
-    kube = Kube(name, kubeconfig=cluster.kubeconfig)
     for item in made:
         applier.apply(item)
+    return made
+
+
+@pytest.fixture
+def slots(cluster: Cluster, applier: Applier) -> Iterator[tuple[str, Kube]]:
+    """A namespace with two slots, a lease, autoscalers, and the guard on them in force."""
+    name = f"test-{uuid.uuid4().hex[:8]}"
+    policies = ("ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding")
+    made = place(applier, name, "autoscaling-hpa", "Lease", *policies, "HorizontalPodAutoscaler")
+    kube = Kube(name, kubeconfig=cluster.kubeconfig)
     cluster.until("the policy", lambda: "empty" in refusal(kube, 0, 1, dry=True))
     yield name, kube
     applier.delete(made[0])
@@ -134,6 +142,48 @@ def test_no_autoscaler_fills_or_empties_a_slot_or_takes_replicas_from_a_rollout(
     fill(kube, 1)  # the rollout itself may
     hold(kube, "")
     assert refusal(kube, 3, 2) == ""
+
+
+def test_the_autoscaler_of_an_empty_slot_is_off(cluster: Cluster, slots: tuple[str, Kube]) -> None:
+    name, _ = slots
+
+    def off() -> bool:
+        found = cluster.get("-n", name, "horizontalpodautoscaler", "llm-green")
+        conditions = found.get("status", {}).get("conditions", [])
+        return any((each["type"], each["reason"]) == ("ScalingActive", "ScalingDisabled") for each in conditions)
+
+    cluster.until("the autoscaler", off)
+    assert cluster.get("-n", name, "deployment", "llm-green")["spec"]["replicas"] == 0
+
+
+@pytest.mark.parametrize(
+    ("kinds", "expected"),
+    [({"gpu-0": "spot", "gpu-1": "on-demand"}, [2, 2]), ({"gpu-0": "on-demand", "gpu-1": "on-demand"}, None)],
+    ids=["half on demand", "no spot node is left"],
+)
+def test_half_of_the_replicas_are_on_demand(
+    cluster: Cluster, applier: Applier, kinds: dict[str, str], expected: list[int] | None
+) -> None:
+    """The real scheduler's word; what the pods run does not matter."""
+    name, label = f"test-{uuid.uuid4().hex[:8]}", "karpenter.sh/capacity-type"
+    for node, kind in kinds.items():
+        cluster.kubectl("label", "--overwrite", "node", node, f"{label}={kind}")
+    made = place(applier, name, "spot")
+    kube = Kube(name, kubeconfig=cluster.kubeconfig)
+    try:
+        fill(kube, 4)
+
+        def nodes() -> list[str]:
+            found = kube.find("Pod", {"servegate.dev/slot": "blue"})
+            return [pod["spec"]["nodeName"] for pod in found if pod["spec"].get("nodeName")]
+
+        cluster.until("four pods with a node", lambda: len(nodes()) == 4)
+        if expected is not None:
+            assert sorted(Counter(nodes()).values()) == expected
+    finally:
+        applier.delete(made[0])
+        cluster.kubectl("label", "node", *kinds, f"{label}-")
+        kube.close()
 
 
 @pytest.mark.parametrize("file", GITOPS, ids=lambda file: str(file.stem))
