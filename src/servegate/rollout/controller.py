@@ -142,6 +142,8 @@ class Controller:
         """
         if self.plan.strategy in ("ab", "shadow") and not isinstance(self.router, Arranging):
             raise ConfigError(f"plan {self.plan.name} is {self.plan.strategy}, and the router here knows only weights")
+        if self.plan.sticky and isinstance(self.router, Arranging) and self.plan.sticky.by not in self.router.sticky_by:
+            raise ConfigError(f"plan {self.plan.name}: the router here cannot keep users by {self.plan.sticky.by}")
         with self._leading.or_nothing():
             return self._begin(release, stable, run)
 

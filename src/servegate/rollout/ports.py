@@ -95,7 +95,11 @@ class Router(Protocol):
 
 @runtime_checkable
 class Arranging(Protocol):
-    """A router that can mirror, and keep users where they are."""
+    """A router that can mirror, and perhaps keep users where they are."""
+
+    @property
+    def sticky_by(self) -> frozenset[str]:
+        """By what it can keep users where they are: values of Sticky.by."""
 
     def arrange(self, arrangement: Arrangement, epoch: int) -> None:
         """Make it the wanted one; the weights stay. The same again changes nothing. Raises as Router.write does."""

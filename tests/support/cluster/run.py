@@ -26,6 +26,7 @@ from servegate.process import Child
 from servegate.rollout.routers.envoy import find_envoy
 
 MANIFESTS = Path(__file__).parent / "manifests"
+GATEWAY = Path(__file__).parents[3] / "k8s" / "gateway" / "envoy-gateway.yaml"
 KUBECTL = Path(sys.executable).with_name("kubectl")
 START_TIMEOUT = 90.0
 GATEWAY_PORT = 18080
@@ -310,7 +311,7 @@ class Cluster:
         identity = ["--service-cluster", "gateway/gateway", "--service-node", "envoy"]
         more = ["--concurrency", "1", "--log-level", "warning", "--drain-time-s", "5", "--disable-hot-restart"]
         self.start("envoy", [find_envoy(), "-c", str(bootstrap), *identity, *more])
-        self.kubectl("apply", "--server-side", "-f", str(MANIFESTS / "gateway.yaml"))
+        self.kubectl("apply", "--server-side", "-f", str(MANIFESTS / "gateway.yaml"), "-f", str(GATEWAY))
         address = {"status": {"loadBalancer": {"ingress": [{"ip": self.addresses.inside}]}}}
         patch = ["patch", "service", "envoy", "--subresource=status", "--type=merge", "-p", json.dumps(address)]
         self.kubectl("-n", "envoy-gateway-system", *patch)

@@ -11,7 +11,7 @@ from manifests import K8S, Object, documents
 
 from servegate.release import Engine, Image, Model, Release
 from servegate.rollout.kube import Kube
-from servegate.rollout.ports import Weights
+from servegate.rollout.ports import Arrangement, Weights
 from servegate.rollout.routers.http_route import HttpRouteRouter
 from servegate.rollout.stores.config_map import ConfigMapStore
 from servegate.rollout.workloads.deployments import DeploymentWorkload
@@ -63,7 +63,9 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
         lease = store.acquire("me", now=1e9, ttl=30)
         store.submit("pause", "somebody", 1e9)
         DeploymentWorkload(kube, "llm", epoch=lambda: lease.epoch).ensure("green", RELEASE, 2)
-        HttpRouteRouter(kube, "llm", {"blue": "llm-blue", "green": "llm-green"}).write(HALF, lease.epoch)
+        router = HttpRouteRouter(kube, "llm", {"blue": "llm-blue", "green": "llm-green"})
+        router.write(HALF, lease.epoch)
+        router.arrange(Arrangement({"green": 10.0}), lease.epoch)
         found: dict[str, set[str]] = {}
         for path, item in before.items():
             old, new = dict(leaves(item)), dict(leaves(api.objects[path]))

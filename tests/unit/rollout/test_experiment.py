@@ -18,7 +18,7 @@ from servegate.rollout.experiment import Arms, ExperimentSeen, judge
 from servegate.rollout.model import Arrange, CompareOutputs, OutputsSeen, Phase, ScaleSlot
 from servegate.rollout.plan import Plan
 from servegate.rollout.plan_experiment import Experiment
-from servegate.rollout.ports import Arrangement, RouteStatus, Sticky
+from servegate.rollout.ports import Arrangement, RouteStatus, Sticky, Weights
 
 P = Phase
 EXPERIMENT: dict[str, Any] = {
@@ -354,6 +354,30 @@ def test_a_router_that_knows_only_weights_is_refused(tmp_path: Path) -> None:
     rules = {**RULES, "strategy": "shadow", "steps": [{"weight": "0%", "min_time": "5s"}], "checks": []}
     controller = world.controller(plan=validate({**rules, "shadow": {"mirror": "50%"}}, Plan, "p"))
     with pytest.raises(ConfigError, match="knows only weights"):
+        controller.start(GOOD, STABLE)
+    world.store.close()
+
+
+def test_a_router_that_cannot_keep_users_where_they_are_is_refused(tmp_path: Path) -> None:
+    class Copying:
+        sticky_by = frozenset({"header"})
+
+        def arrange(self, arrangement: Arrangement, epoch: int) -> None:
+            raise AssertionError("nothing has begun")
+
+        def read(self) -> Weights:
+            raise AssertionError("nothing has begun")
+
+        def verify(self) -> RouteStatus:
+            return RouteStatus(False, {})
+
+        def write(self, weights: Weights, epoch: int) -> None:
+            raise AssertionError("nothing has begun")
+
+    world = World(tmp_path)
+    controller = world.controller(plan=ab())
+    controller.router = Copying()
+    with pytest.raises(ConfigError, match="the router here cannot keep users by cookie"):
         controller.start(GOOD, STABLE)
     world.store.close()
 

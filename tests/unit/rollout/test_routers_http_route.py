@@ -11,7 +11,7 @@ from fake_kube import FakeKube, Object, RefusedError
 
 from servegate.errors import InfrastructureError
 from servegate.rollout.kube import Kube, KubeError
-from servegate.rollout.ports import FencedError
+from servegate.rollout.ports import Arrangement, FencedError, Sticky
 from servegate.rollout.routers.http_route import EPOCH, HttpRouteRouter
 
 PATH = "/apis/gateway.networking.k8s.io/v1/namespaces/llm/httproutes/llm"
@@ -201,3 +201,72 @@ def test_what_the_gateway_says(api: FakeKube, router: HttpRouteRouter) -> None:
     assert "says ResolvedRefs is False: BackendNotFound: service llm-green not found" in router.verify().message
     parent()
     assert router.verify().weights == {"blue": 50.0, "green": 50.0}
+
+
+def test_requests_are_copied_and_every_other_filter_stays(api: FakeKube, router: HttpRouteRouter) -> None:
+    item = copy.deepcopy(api.objects[PATH])
+    theirs = [
+        {"type": "RequestHeaderModifier", "requestHeaderModifier": {"set": [{"name": "x", "value": "1"}]}},
+        {"type": "RequestMirror", "requestMirror": {"backendRef": {"name": "audit", "port": 80}}},
+    ]
+    item["spec"]["rules"][1]["filters"] = theirs
+    api.put(PATH, item)
+    with pytest.raises(InfrastructureError, match="no rollout has written"):
+        router.arrange(Arrangement({"green": 10.0}), epoch=1)
+    router.write({"blue": 100.0, "green": 0.0}, epoch=1)
+    before = copy.deepcopy(api.objects[PATH]["spec"])
+    router.arrange(Arrangement({"green": 10.0}), epoch=1)
+    backend = {"name": "llm-green", "port": 8000}
+    ours = {"type": "RequestMirror", "requestMirror": {"backendRef": backend, "percent": 10}}
+    assert api.objects[PATH]["spec"]["rules"][1].pop("filters") == [*theirs, ours]
+    del before["rules"][1]["filters"]
+    assert api.objects[PATH]["spec"] == before
+    item = copy.deepcopy(api.objects[PATH])
+    item["spec"]["rules"][1]["filters"] = [*theirs, ours]
+    api.put(PATH, item)
+    version = api.objects[PATH]["metadata"]["resourceVersion"]
+    router.arrange(Arrangement({"green": 10.0}), epoch=1)
+    assert api.objects[PATH]["metadata"]["resourceVersion"] == version
+    router.arrange(Arrangement({"green": 0.5}), epoch=1)
+    part = api.objects[PATH]["spec"]["rules"][1]["filters"][2]["requestMirror"]
+    assert part == {"backendRef": backend, "fraction": {"numerator": 50, "denominator": 10_000}}
+    router.write({"blue": 90.0, "green": 10.0}, epoch=1)
+    assert api.objects[PATH]["spec"]["rules"][1]["filters"][2]["requestMirror"] == part
+    router.arrange(Arrangement(), epoch=2)
+    assert api.objects[PATH]["spec"]["rules"][1]["filters"] == theirs
+    with pytest.raises(FencedError):
+        router.arrange(Arrangement({"green": 10.0}), epoch=1)
+
+
+@pytest.mark.parametrize(
+    "wanted", [Arrangement({"red": 10.0}), Arrangement({"green": 101.0}), Arrangement(sticky=Sticky("cookie", "slot"))]
+)
+def test_an_arrangement_that_a_route_cannot_have(api: FakeKube, router: HttpRouteRouter, wanted: Arrangement) -> None:
+    router.write({"blue": 100.0, "green": 0.0}, epoch=1)
+    version = api.objects[PATH]["metadata"]["resourceVersion"]
+    with pytest.raises(ValueError, match="slot"):
+        router.arrange(wanted, epoch=1)
+    assert api.objects[PATH]["metadata"]["resourceVersion"] == version
+
+
+def test_what_is_copied_is_told_and_rules_that_do_not_agree_are_nobodys_wish(
+    api: FakeKube, router: HttpRouteRouter
+) -> None:
+    def serve(_: str, item: Object) -> None:
+        said = [
+            {"type": kind, "status": "True", "observedGeneration": item["metadata"]["generation"]}
+            for kind in ("Accepted", "ResolvedRefs")
+        ]
+        item["status"] = {"parents": [{"parentRef": item["spec"]["parentRefs"][0], "conditions": said}]}
+
+    api.react = serve
+    router.write({"blue": 100.0, "green": 0.0}, epoch=1)
+    assert router.verify().arrangement == Arrangement()
+    router.arrange(Arrangement({"green": 0.5}), epoch=1)
+    assert router.verify().arrangement == Arrangement({"green": 0.5})
+    item = copy.deepcopy(api.objects[PATH])
+    item["spec"]["rules"].append({"backendRefs": backends()})
+    api.put(PATH, item)
+    assert router.verify().arrangement not in (Arrangement(), Arrangement({"green": 0.5}))
+    router.arrange(Arrangement({"green": 0.5}), epoch=1)
+    assert router.verify().arrangement == Arrangement({"green": 0.5})

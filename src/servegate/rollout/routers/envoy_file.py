@@ -55,6 +55,8 @@ class EnvoyFileRouter:
         child: the Envoy, where we started it, so that its end can be told from its silence.
     """
 
+    sticky_by: frozenset[str] = frozenset({"cookie", "header"})
+
     def __init__(
         self,
         file: Path,

@@ -5,7 +5,7 @@ which touches the numbers alone, and only if the object is the very one that was
 the back ends still are the slots (`test` on their names) and nobody newer has written (`test` on the epoch in an
 annotation).
 Every rule that has both slots gets the same weights; other rules, such as one that sends testers to a single slot by a
-header, stay as they are.
+header, stay as they are. So do their filters, except copies of requests to a slot (routers/mirror.py).
 
 What the gateway says of it: `Accepted` and `ResolvedRefs`, true, at the generation that was written.
 """
@@ -21,7 +21,8 @@ from typing import Literal
 
 from servegate.errors import InfrastructureError
 from servegate.rollout.kube import ANNOTATION, Kube, KubeError, Object, annotations_of, metadata
-from servegate.rollout.ports import FencedError, RouteStatus, Weights
+from servegate.rollout.ports import Arrangement, FencedError, RouteStatus, Weights
+from servegate.rollout.routers import mirror
 from servegate.rollout.routers.weights import UNITS, to_units
 
 EPOCH = f"{ANNOTATION}epoch"
@@ -60,7 +61,10 @@ class _Route:
 
 
 class HttpRouteRouter:
-    """Moves the weights of one HTTPRoute.
+    """Moves the weights of one HTTPRoute, and copies requests.
+
+    Attributes:
+        sticky_by: a route draws every request anew.
 
     Args:
         kube: the namespace of the route.
@@ -69,6 +73,8 @@ class HttpRouteRouter:
         kind: of the back ends; one of another kind with the same name is somebody else's.
         sleep: waits for seconds.
     """
+
+    sticky_by: frozenset[str] = frozenset()
 
     def __init__(
         self,
@@ -116,6 +122,21 @@ class HttpRouteRouter:
             self._taken_up()
         self._put(_smallest(wanted), epoch)
 
+    def arrange(self, arrangement: Arrangement, epoch: int) -> None:
+        """Copy requests as wanted; the weights stay.
+
+        Raises:
+            FencedError: the route carries a higher epoch.
+            InfrastructureError: the route cannot be read or written, it no longer has the slots, or a rollout has not
+                written its weights yet.
+            ValueError: a slot is not known, a share cannot be expressed, or users shall keep their slot.
+        """
+        if arrangement.sticky is not None:
+            raise ValueError(f"HTTPRoute {self.name}: a route cannot keep users in their slot")
+        mirror.check(arrangement.mirror, tuple(self.backends))
+        self.read()
+        self._put(None, epoch, arrangement.mirror)
+
     def _taken_up(self) -> None:
         """Wait until the gateway says that it serves what was written, or for as long as it is given."""
         for _ in range(round(TAKEN_UP / LOOK)):
@@ -124,17 +145,21 @@ class HttpRouteRouter:
                 return
             self.sleep(LOOK)
 
-    def _put(self, units: Mapping[str, int], epoch: int) -> None:
+    def _put(self, units: Mapping[str, int] | None, epoch: int, copies: Weights | None = None) -> None:
+        """Write weights, or copies, or both; None: as they are."""
         for attempt in range(ATTEMPTS):
             route = self._read()
             if route.epoch is not None and route.epoch > epoch:
                 raise FencedError(
                     f"weights were refused: epoch {epoch} is over, HTTPRoute {self.name} is at {route.epoch}"
                 )
-            if route.epoch == epoch and all(self._has(route, number, units) for number in range(len(route.rules))):
+            change = self._copies(route, copies) if copies is not None else []
+            if units is not None and not all(self._has(route, number, units) for number in range(len(route.rules))):
+                change += self._weights(route, units)
+            if route.epoch == epoch and not change:
                 return
             try:
-                self.kube.patch("HTTPRoute", self.name, self._change(route, units, epoch))
+                self.kube.patch("HTTPRoute", self.name, self._change(route, change, epoch))
                 return
             except KubeError as error:
                 same = error.conflict and metadata(self._read().item)["resourceVersion"] == _version(route)
@@ -149,13 +174,19 @@ class HttpRouteRouter:
             return RouteStatus(False, {}, str(error))
         problem = _problem(route.item)
         if problem is not None:
-            return RouteStatus(False, self._served, problem)
+            return RouteStatus(False, self._served, problem, self._arranged(route))
         if route.epoch is None:
             return RouteStatus(False, route.weights, f"HTTPRoute {self.name}: no rollout has written its weights yet")
         if not all(self._has(route, number, route.units) for number in range(len(route.rules))):
             return RouteStatus(False, {}, f"HTTPRoute {self.name}: its rules have different weights for the slots")
         self._served = route.weights
-        return RouteStatus(True, route.weights)
+        return RouteStatus(True, route.weights, arrangement=self._arranged(route))
+
+    def _arranged(self, route: _Route) -> Arrangement:
+        """What the route says of copies; where its rules do not agree, something that nobody wants."""
+        rules = route.item["spec"]["rules"]
+        found = [mirror.copies(rules[index], self.backends) for index, _ in route.rules]
+        return Arrangement(found[0] if all(one == found[0] for one in found) else {"": 0.0})
 
     def _read(self) -> _Route:
         item = self.kube.get("HTTPRoute", self.name)
@@ -194,8 +225,18 @@ class HttpRouteRouter:
         refs = route.item["spec"]["rules"][index]["backendRefs"]
         return all(_weight(refs[place]) == units[slot] for slot, place in places.items())
 
-    def _change(self, route: _Route, units: Mapping[str, int], epoch: int) -> list[Object]:
-        patch: list[Object] = [{"op": "test", "path": "/metadata/resourceVersion", "value": _version(route)}]
+    def _copies(self, route: _Route, copies: Weights) -> list[Object]:
+        patch: list[Object] = []
+        for index, places in route.rules:
+            rule = route.item["spec"]["rules"][index]
+            refs = {slot: rule["backendRefs"][place] for slot, place in places.items()}
+            wanted = mirror.filters(rule, refs, self.backends, copies)
+            if wanted != list(rule.get("filters") or ()):
+                patch.append({"op": "add", "path": f"/spec/rules/{index}/filters", "value": wanted})
+        return patch
+
+    def _weights(self, route: _Route, units: Mapping[str, int]) -> list[Object]:
+        patch: list[Object] = []
         for index, places in route.rules:
             for slot, place in places.items():
                 at = f"/spec/rules/{index}/backendRefs/{place}"
@@ -203,6 +244,10 @@ class HttpRouteRouter:
                 if self.kind != "Service":
                     patch.append({"op": "test", "path": f"{at}/kind", "value": self.kind})
                 patch.append({"op": "add", "path": f"{at}/weight", "value": units[slot]})
+        return patch
+
+    def _change(self, route: _Route, change: list[Object], epoch: int) -> list[Object]:
+        patch: list[Object] = [{"op": "test", "path": "/metadata/resourceVersion", "value": _version(route)}, *change]
         if metadata(route.item).get("annotations") is None:
             patch.append({"op": "add", "path": "/metadata/annotations", "value": {}})
         at = "/metadata/annotations/" + EPOCH.replace("/", "~1")
