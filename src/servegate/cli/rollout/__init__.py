@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from servegate.cli.rollout import act, backtest, conduct, look, replay, simulate
+from servegate.cli.rollout import act, backtest, conduct, look, replay, simulate, stage
 
 
 @click.group(help="Move traffic to a release, or back.")
@@ -18,6 +18,8 @@ def command() -> None:
 
 for _each in (
     conduct.machine,
+    stage.stage,
+    stage.unstage,
     conduct.start,
     conduct.guard,
     look.status,
