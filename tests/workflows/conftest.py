@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +14,23 @@ import pytest
 import registry_server
 from act import Repository
 from image_base import push_base, release_storage, storage
+from verdicts import key_pair
 
 from servegate.process import free_ports
 
+# GitHub's own: attestations are those that were made in this run, environments those that a test configured.
 _GH = """#!/bin/sh
 echo "$@" >> "$STAND_IN_CALLS/gh"
-case "$1 $2" in "release view") exit 1;; esac
+case "$1 $2" in
+  "release view") exit 1 ;;
+  "attestation verify") grep --quiet --fixed-strings "${3#oci://}" "$STAND_IN_CALLS/attest" || { echo "no attestation" >&2; exit 1; } ;;
+  "api repos/"*/environments/*)
+    case " $GH_ENVIRONMENTS " in
+      *" ${2##*/}:reviewed "*) echo "required_reviewers branch_policy" ;;
+      *" ${2##*/} "*) ;;
+      *) echo "Not Found (HTTP 404)" >&2; exit 1 ;;
+    esac ;;
+esac
 """
 
 
@@ -28,6 +40,7 @@ class World:
 
     registry: str
     base: str
+    signer: Path
     env: dict[str, str]
 
 
@@ -49,8 +62,11 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         settings.write_text(f'[[registry]]\nlocation = "{registry}"\ninsecure = true\n', "utf-8")
         (home / ".cache").symlink_to(Path.home() / ".cache")
         own = {key: env[key] for key in ("BUILDAH_ISOLATION", "CONTAINERS_STORAGE_CONF")}
+        private, public = key_pair(folder)
+        own |= {"STAND_IN_KEY": str(private), "GH_ENVIRONMENTS": "staging production:reviewed"}
+        (programs / "kubectl").symlink_to(Path(sys.executable).with_name("kubectl"))
         own |= {"HOME": str(home), "PATH": f"{programs}:{os.environ['PATH']}"}
-        yield World(registry, base, own)
+        yield World(registry, base, public, own)
 
 
 @pytest.fixture
