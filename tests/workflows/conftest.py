@@ -23,7 +23,8 @@ _GH = """#!/bin/sh
 echo "$@" >> "$STAND_IN_CALLS/gh"
 case "$1 $2" in
   "release view") exit 1 ;;
-  "attestation verify") grep --quiet --fixed-strings "${3#oci://}" "$STAND_IN_CALLS/attest" || { echo "no attestation" >&2; exit 1; } ;;
+  "attestation verify")
+    grep --quiet --fixed-strings "${3#oci://}" "$STAND_IN_CALLS/attest" || { echo "no attestation" >&2; exit 1; } ;;
   "api repos/"*/environments/*)
     case " $GH_ENVIRONMENTS " in
       *" ${2##*/}:reviewed "*) echo "required_reviewers branch_policy" ;;

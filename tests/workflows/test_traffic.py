@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import time
 from collections.abc import Iterator
@@ -161,3 +162,58 @@ def test_an_environment_that_is_not_configured_is_told(repository: Repository, w
     given = {"environment": "staging", "reason": "r"}
     ran = repository.act("workflow_dispatch", "rollback.yml", {"inputs": given}, env=world.env, inputs=given)
     assert "set the variable SERVEGATE_STORE in environment staging-rollback" in ran.log
+
+
+DRILLER = """
+name: Driller
+on: [push]
+permissions: {{}}
+jobs:
+  drill:
+    name: Drill
+    uses: ./.github/workflows/rollback-drill.yml
+    permissions:
+      contents: read
+      packages: read
+      id-token: write
+    with:
+      release: {folder}/{name}.json
+      verdict: {folder}/{name}.verdict.json
+      trust: {folder}/trust.yaml
+      stable: {folder}/v1.json
+      site: {folder}/site.yaml
+      plan: {folder}/plan.yaml
+      store: {store}
+      base-url: {url}
+      profile: loadtest/profiles/drill.yaml
+"""
+
+
+def drill(repository: Repository, world: Any, site: Site, name: str) -> Ran:
+    text = DRILLER.format(folder=site.folder, store=site.store, url=site.url, name=name)
+    (repository.folder / ".github/workflows/driller.yml").write_text(text, "utf-8")
+    repository.commit("driller")
+    return repository.act("push", "driller.yml", {}, env=world.env)
+
+
+def test_a_drill_finds_the_net_whole_and_says_what_it_cost(repository: Repository, world: Any, site: Site) -> None:
+    ran = drill(repository, world, site, "v3")
+    assert ran.jobs == {"Drill": "success"}, ran.log
+    said = re.search(r"rolled back by itself: ([0-9.]+) s until users were safe, (\d+) requests hurt", ran.log)
+    assert said is not None
+    assert float(said[1]) > 0
+    print(f"\ndrill: {said[0]}")
+
+
+def test_a_drill_that_promotes_its_fault_fails_loudly(repository: Repository, world: Any, site: Site) -> None:
+    ran = drill(repository, world, site, "v2")  # nothing in it that the plan could find
+    assert ran.jobs == {"Drill": "failure"}
+    assert "a release with a fault in it was promoted" in ran.log
+
+
+def test_a_drill_without_a_faulty_release_says_what_to_set(repository: Repository, world: Any) -> None:
+    nothing = repository.act("schedule", "rollback-drill.yml", {}, env=world.env)
+    assert (nothing.status, nothing.jobs) == (0, {})
+    ran = repository.act("workflow_dispatch", "rollback-drill.yml", {"inputs": {}}, env=world.env)
+    assert ran.jobs == {"Drill": "failure"}
+    assert "set the variable SERVEGATE_DRILL_RELEASE" in ran.log

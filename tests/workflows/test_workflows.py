@@ -270,7 +270,7 @@ def test_a_repository_made_by_init_passes_its_own_pull_request(team: Repository,
 def test_a_repository_made_by_init_releases_its_own_tag(team: Repository, world: Any) -> None:
     team.git("tag", "v0.1.0")
     payload = {"ref": "refs/tags/v0.1.0", "repository": {"full_name": "other/chat"}}
-    ran = team.act("push", "release.yml", payload, env=world.env)
+    ran = team.act("push", "release.yml", payload, "--var", "SERVEGATE_UNTIL=image", env=world.env)
     assert set(ran.jobs.values()) == {"success"}, ran.log
     release = json.loads((ran.artifacts / "release/release.json").read_text("utf-8"))
     assert release["model"] == {"uri": "hf://Qwen/Qwen3-8B", "revision": None, "served_name": "support"}

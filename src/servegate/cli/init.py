@@ -7,6 +7,21 @@ from pathlib import Path
 
 import click
 
+SETTINGS = (
+    "variable     SERVEGATE_UNTIL            image, staging or production: how far a tag goes",
+    "variable     SERVEGATE_LOGIN            oidc, aws, google or azure: how the cluster is reached",
+    "variable     SERVEGATE_CLUSTER          its address or name",
+    "variable     SERVEGATE_STORE            kubernetes:NAMESPACE, per environment",
+    "variable     SERVEGATE_CONTROLLER_IMAGE image of the rollout's controller, by digest",
+    "variable     SERVEGATE_EVAL_URL         server that the scheduled evaluation asks",
+    "environment  staging",
+    "environment  production                 with the people who approve a rollout as reviewers",
+    "environment  release                    with the people who approve a release as reviewers",
+    "environment  production-rollback, staging-rollback, without reviewers: nobody is waited for",
+    "file         trust.yaml                 whose verdicts count: docs/verdicts.md",
+    "Actions      default permissions of the token: read repository contents",
+)
+
 
 @click.command(help="Put the pipeline into a repository.")
 @click.argument("folder", type=click.Path(path_type=Path, file_okay=False), default=Path())
@@ -27,7 +42,7 @@ def command(
     dry_run: bool,
     overwrite: bool,
 ) -> None:
-    """Write evals, gates, load profiles, plans, Dockerfile, release.yaml and workflows into FOLDER.
+    """Write evals, gates, load profiles, plans, manifests, Dockerfile, release.yaml and workflows into FOLDER.
 
     A file that is there and differs is kept unless you say otherwise, one by one or with --overwrite.
     """
@@ -69,6 +84,5 @@ def command(
         return
     click.echo("")
     click.echo("Next: `servegate doctor` says what is still missing. In the repository's settings:")
-    click.echo("  variable     SERVEGATE_EVAL_URL   server that the scheduled evaluation asks")
-    click.echo("  environment  release              with the people who approve a release as reviewers")
-    click.echo("  Actions      default permissions of the token: read repository contents")
+    for line in SETTINGS:
+        click.echo(f"  {line}")

@@ -28,6 +28,16 @@ _USES = re.compile(r"^\s*(?:-\s+)?uses:\s*(\S+)", re.MULTILINE)
 _BASE_VERSION = re.compile(r":v(\d+\.\d+\.\d+)")
 
 
+ENVIRONMENTS: Mapping[str, bool | None] = {
+    "release": True,
+    "production": True,
+    "staging": None,
+    "production-rollback": False,
+    "staging-rollback": False,
+}
+"""Environments that the workflows use, and whether they must have reviewers."""
+
+
 class State(StrEnum):
     """How it is."""
 
@@ -121,7 +131,7 @@ def workflows(root: Path) -> Iterator[Finding]:
 
 
 def github(repository: str, client: Client) -> Iterator[Finding]:
-    """Settings of the repository: variable, environment with reviewers, rights of the token."""
+    """Settings of the repository: variable, environments and their reviewers, rights of the token."""
 
     def ask(path: str) -> Any:
         return client.get(f"/repos/{repository}{path}")
@@ -132,21 +142,8 @@ def github(repository: str, client: Client) -> Iterator[Finding]:
     else:
         todo = "Settings › Secrets and variables › Actions › Variables: the server that is evaluated"
         yield Finding("github", "SERVEGATE_EVAL_URL", State.MISSING, "not set", todo)
-    try:
-        rules = [rule["type"] for rule in ask("/environments/release").get("protection_rules", ())]
-        reviewed = "required_reviewers" in rules
-        yield Finding(
-            "github",
-            "environment release",
-            State.OK if reviewed else State.WRONG,
-            "has reviewers" if reviewed else "has no reviewers",
-            "" if reviewed else "Settings › Environments › release: add required reviewers",
-        )
-    except RefusedError as error:
-        if error.status != 404:
-            raise
-        todo = "Settings › Environments: make `release` and add required reviewers"
-        yield Finding("github", "environment release", State.MISSING, "not there", todo)
+    for name, wanted in ENVIRONMENTS.items():
+        yield _environment(name, wanted, ask)
     default = ask("/actions/permissions/workflow").get("default_workflow_permissions")
     yield Finding(
         "github",
@@ -155,6 +152,24 @@ def github(repository: str, client: Client) -> Iterator[Finding]:
         f"{default}",
         "" if default == "read" else "Settings › Actions › General › Workflow permissions: read repository contents",
     )
+
+
+def _environment(name: str, wanted: bool | None, ask: Callable[[str], Any]) -> Finding:
+    """An environment, and whether it has reviewers where it must (True) or must not (False) have them."""
+    what = f"environment {name}"
+    try:
+        rules = [rule["type"] for rule in ask(f"/environments/{name}").get("protection_rules", ())]
+    except RefusedError as error:
+        if error.status != 404:
+            raise
+        more = " and add required reviewers" if wanted else ""
+        return Finding("github", what, State.MISSING, "not there", f"Settings › Environments: make `{name}`{more}")
+    reviewed = "required_reviewers" in rules
+    said = "has reviewers" if reviewed else "has no reviewers"
+    if wanted is None or reviewed is wanted:
+        return Finding("github", what, State.OK, said)
+    todo = "add required reviewers" if wanted else "remove its reviewers: a rollback must not wait for anybody"
+    return Finding("github", what, State.WRONG, said, f"Settings › Environments › {name}: {todo}")
 
 
 def server(endpoint: Endpoint) -> Iterator[Finding]:

@@ -16,7 +16,7 @@ from servegate.errors import ConfigError
 from servegate.image.job import bases
 from servegate.pipeline.files import FOLDERS
 
-WORKFLOWS = ("ci.yml", "release.yml", "model-eval.yml")
+WORKFLOWS = ("ci.yml", "release.yml", "model-eval.yml", "rollback.yml", "rollback-drill.yml")
 
 _SOURCE = re.compile(r"(?P<repository>[A-Za-z0-9-]+/[A-Za-z0-9._-]+)@(?P<commit>[0-9a-f]{40})")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,94}")
@@ -130,7 +130,7 @@ def _source() -> Path:
 
 
 def _folders(source: Path) -> Iterator[tuple[str, bytes]]:
-    for folder in FOLDERS:
+    for folder in (*FOLDERS, "k8s"):
         for path in sorted((source / folder).rglob("*")):
             name = path.relative_to(source).as_posix()
             if path.is_file() and not _LEFT_OUT.search(name):

@@ -67,7 +67,7 @@ def test_the_workflows_call_ours_at_a_commit_and_please_the_linters(made: Path) 
 def test_what_a_caller_passes_exists_in_the_called_workflow(made: Path) -> None:
     import yaml
 
-    for name in ("ci", "release", "model-eval"):
+    for name in ("ci", "release", "model-eval", "rollback", "rollback-drill"):
         caller = yaml.safe_load((made / f".github/workflows/{name}.yml").read_text("utf-8"))
         called = yaml.safe_load((Path(__file__).parents[3] / f".github/workflows/{name}.yml").read_text("utf-8"))
         (job,) = caller["jobs"].values()
@@ -176,18 +176,26 @@ def settings_of(answers: dict[str, Any]) -> list[Finding]:
 
 
 def test_settings_on_github_are_looked_at() -> None:
+    reviewed = {"protection_rules": [{"type": "required_reviewers"}]}
+    names = ("release", "production", "staging", "production-rollback", "staging-rollback")
     good = {
         "/actions/variables": {"variables": [{"name": "SERVEGATE_EVAL_URL", "value": "https://x"}]},
-        "/environments/release": {"protection_rules": [{"type": "required_reviewers"}]},
+        **{f"/environments/{name}": {"protection_rules": []} for name in names},
+        **{f"/environments/{name}": reviewed for name in names[:2]},
         "/actions/permissions/workflow": {"default_workflow_permissions": "read"},
     }
     assert {item.state for item in settings_of(good)} == {State.OK}
     bad = {
         "/actions/variables": {"variables": []},
-        "/environments/release": RefusedError("not found", 404),
+        **{f"/environments/{name}": RefusedError("not found", 404) for name in names},
         "/actions/permissions/workflow": {"default_workflow_permissions": "write"},
     }
-    assert [item.state for item in settings_of(bad)] == [State.MISSING, State.MISSING, State.WRONG]
+    assert [item.state for item in settings_of(bad)] == [*[State.MISSING] * 6, State.WRONG]
     assert all(item.todo.startswith("Settings ›") for item in settings_of(bad))
-    unreviewed = settings_of({**good, "/environments/release": {"protection_rules": []}})
-    assert [item.found for item in unreviewed if item.state is State.WRONG] == ["has no reviewers"]
+    for name, rules, said in (
+        ("release", {"protection_rules": []}, "has no reviewers"),
+        ("production", {"protection_rules": []}, "has no reviewers"),
+        ("production-rollback", reviewed, "has reviewers"),
+    ):
+        (wrong,) = (item for item in settings_of({**good, f"/environments/{name}": rules}) if item.state is State.WRONG)
+        assert (wrong.what, wrong.found) == (f"environment {name}", said)

@@ -206,6 +206,7 @@ def test_only_the_digest_travels_from_the_build_on() -> None:
     assert "needs.image.outputs.repository }}@${{ needs.image.outputs.digest }}" in text
     assert set(load(ROOT / ".github/workflows/image.yml")["on"]["workflow_call"]["outputs"]) == {
         "repository",
+        "registry",
         "digest",
         "size",
         "attestation-url",

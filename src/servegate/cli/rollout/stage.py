@@ -39,7 +39,7 @@ def stage(release: Path, site: Path, replicas: int, within: str, as_json: bool) 
     except ValueError as error:
         raise ConfigError(f"--within: {error}") from error
     wanted = load(release, Release)
-    with opened(load_site(site)) as place:
+    with opened(load_site(site), [wanted]) as place:
         slot = staging.stage(
             place, place.slots, wanted, replicas, within=limit,
             say=lambda line: click.echo(plain(line), err=True),

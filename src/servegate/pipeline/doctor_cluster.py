@@ -1,0 +1,162 @@
+"""What of a cluster is ready for rollouts: namespace, objects, rights, Gateway, PodMonitors, room for a candidate."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Mapping
+from typing import Any, Protocol
+
+from servegate.errors import ConfigError
+from servegate.pipeline.doctor import Finding, State
+from servegate.rollout.kube import KubeError
+from servegate.rollout.workloads.capacity import room
+
+APPLY = "kubectl apply --server-side --field-manager=git -k k8s/overlays/…"
+# What the controller does, as k8s/base/rbac.yaml allows it: (verb, group, resource, name).
+NEEDS = (
+    ("get", "gateway.networking.k8s.io", "httproutes", "{route}"),
+    ("patch", "gateway.networking.k8s.io", "httproutes", "{route}"),
+    ("patch", "apps", "deployments", "{app}-blue"),
+    ("patch", "apps", "deployments", "{app}-green"),
+    ("list", "", "pods", ""),
+    ("update", "", "configmaps", "{memory}-state"),
+    ("update", "", "configmaps", "{memory}-intents"),
+    ("update", "coordination.k8s.io", "leases", "{memory}"),
+)
+
+
+class Api(Protocol):
+    """An API server, as servegate.rollout.kube has it."""
+
+    def call(self, method: str, path: str, body: Any = None, *, query: Mapping[str, str] | None = None) -> Any:
+        """One request. Raises KubeError."""
+
+
+def cluster(
+    api: Api, namespace: str, *, app: str = "llm", route: str = "llm", memory: str = "servegate"
+) -> Iterator[Finding]:
+    """Look at a namespace with the rights of whoever asks; nothing is changed."""
+    where = f"namespace {namespace}"
+    try:
+        version = api.call("GET", "/version").get("gitVersion", "unknown")
+        yield Finding("cluster", "API server", State.OK, f"Kubernetes {version}")
+        api.call("GET", f"/api/v1/namespaces/{namespace}")
+        yield Finding("cluster", where, State.OK, "there")
+    except KubeError as error:
+        if error.status == 0:
+            todo = "is it reachable from here, and does it know us? kubectl cluster-info"
+            yield Finding("cluster", "API server", State.MISSING, str(error), todo)
+            return
+        state = State.UNKNOWN if error.status == 403 else State.MISSING
+        yield Finding("cluster", where, state, str(error), APPLY if state is State.MISSING else "")
+        if state is State.MISSING:
+            return
+    slots: dict[str, Mapping[str, Any] | None] = {}
+    for slot in ("blue", "green"):
+        path = f"/apis/apps/v1/namespaces/{namespace}/deployments/{app}-{slot}"
+        slots[slot] = yield from _object(api, f"slot {slot}", path)
+    served = yield from _object(
+        api, "route", f"/apis/gateway.networking.k8s.io/v1/namespaces/{namespace}/httproutes/{route}"
+    )
+    yield from _object(api, "memory", f"/api/v1/namespaces/{namespace}/configmaps/{memory}-state")
+    if served is not None:
+        yield _gateway(served)
+    yield from _rights(api, namespace, {"app": app, "route": route, "memory": memory})
+    yield _monitors(api, namespace)
+    deployment = slots["green"] or slots["blue"]
+    if deployment is not None:
+        yield _room(api, deployment["spec"]["template"]["spec"])
+
+
+def _object(api: Api, what: str, path: str) -> Generator[Finding, None, Mapping[str, Any] | None]:
+    """The object, where it can be read."""
+    name = path.rpartition("/")[2]
+    try:
+        found = api.call("GET", path)
+    except KubeError as error:
+        state = State.MISSING if error.missing else State.UNKNOWN
+        yield Finding("cluster", what, state, f"{name}: {error}", APPLY if error.missing else "ask with more rights")
+        return None
+    yield Finding("cluster", what, State.OK, name)
+    return dict(found)
+
+
+def _gateway(route: Mapping[str, Any]) -> Finding:
+    """Whether every Gateway of the route serves it."""
+    parents = (route.get("status") or {}).get("parents") or ()
+    refused = [
+        f"{condition['type']}: {condition.get('message') or condition.get('reason') or condition['status']}"
+        for parent in parents
+        for condition in parent.get("conditions") or ()
+        if condition["type"] in ("Accepted", "ResolvedRefs") and condition["status"] != "True"
+    ]
+    if not parents:
+        wanted = (route["spec"].get("parentRefs") or [{}])[0]
+        name = f"{wanted.get('namespace', 'the same namespace')}/{wanted.get('name', '?')}"
+        return Finding(
+            "cluster", "Gateway", State.MISSING, f"none has taken the route up; it asks for {name}",
+            "install a Gateway API implementation and that Gateway, or edit parentRefs in k8s/base/route.yaml",
+        )  # fmt: skip
+    if refused:
+        return Finding("cluster", "Gateway", State.WRONG, "; ".join(refused), "kubectl describe httproute says more")
+    return Finding("cluster", "Gateway", State.OK, "serves the route")
+
+
+def _rights(api: Api, namespace: str, names: Mapping[str, str]) -> Iterator[Finding]:
+    """Whether we may do what a rollout does."""
+    lacking = []
+    for verb, group, resource, pattern in NEEDS:
+        name = pattern.format(**names)
+        wanted = {"namespace": namespace, "verb": verb, "group": group, "resource": resource, "name": name}
+        body = {
+            "apiVersion": "authorization.k8s.io/v1",
+            "kind": "SelfSubjectAccessReview",
+            "spec": {"resourceAttributes": wanted},
+        }
+        try:
+            answer = api.call("POST", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", body)
+        except KubeError as error:
+            yield Finding("cluster", "rights", State.UNKNOWN, str(error))
+            return
+        if not answer["status"].get("allowed"):
+            lacking.append(f"{verb} {resource} {name}".rstrip())
+    if lacking:
+        todo = "to lead a rollout from here, bind this identity to Role servegate-controller (k8s/base/rbac.yaml)"
+        yield Finding("cluster", "rights", State.WRONG, f"we may not {', '.join(lacking)}", todo)
+    else:
+        yield Finding("cluster", "rights", State.OK, "all that a rollout needs")
+
+
+def _monitors(api: Api, namespace: str) -> Finding:
+    """Whether a Prometheus is told about the slots."""
+    try:
+        found = api.call("GET", f"/apis/monitoring.coreos.com/v1/namespaces/{namespace}/podmonitors")["items"]
+    except KubeError as error:
+        if not error.missing:
+            return Finding("cluster", "Prometheus", State.UNKNOWN, str(error))
+        todo = "install the Prometheus Operator; without it a rollout reads the engines itself"
+        return Finding("cluster", "Prometheus", State.UNKNOWN, "there are no PodMonitors in this cluster", todo)
+    if not found:
+        return Finding("cluster", "Prometheus", State.MISSING, f"no PodMonitor in {namespace}", APPLY)
+    return Finding("cluster", "Prometheus", State.OK, ", ".join(item["metadata"]["name"] for item in found))
+
+
+def _room(api: Api, spec: Mapping[str, Any]) -> Finding:
+    """Whether a candidate's pod would find a node."""
+    try:
+        nodes = api.call("GET", "/api/v1/nodes")["items"]
+        pods = api.call("GET", "/api/v1/pods")["items"]
+    except KubeError as error:
+        return Finding(
+            "cluster", "room", State.UNKNOWN, str(error), "nodes and pods of all namespaces must be readable"
+        )
+    try:
+        found = room(dict(spec), nodes, pods, 8)
+    except ConfigError as error:
+        return Finding("cluster", "room", State.WRONG, str(error))
+    if found.fits:
+        return Finding("cluster", "room", State.OK, f"for {found.fits} more pods of a slot (8 are looked for)")
+    todo = "free a GPU or let an autoscaler add a node; with `capacity: shift` stable makes room itself"
+    return Finding("cluster", "room", State.WRONG, f"for no pod of a slot: {found.why}", todo)
+
+
+__all__ = ["cluster"]

@@ -1,0 +1,108 @@
+"""What the doctor says of a cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from servegate.pipeline.doctor import State
+from servegate.pipeline.doctor_cluster import cluster
+from servegate.rollout.kube import KubeError
+
+SPEC = {"containers": [{"name": "engine", "resources": {"requests": {"nvidia.com/gpu": "1"}}}]}
+NODE = {
+    "metadata": {"name": "gpu-0"},
+    "spec": {},
+    "status": {
+        "allocatable": {"nvidia.com/gpu": "2", "pods": "10"},
+        "conditions": [{"type": "Ready", "status": "True"}],
+    },
+}
+GOOD: dict[str, Any] = {
+    "/version": {"gitVersion": "v1.36.0"},
+    "/api/v1/namespaces/llm": {},
+    "/apis/apps/v1/namespaces/llm/deployments/llm-blue": {"spec": {"template": {"spec": SPEC}}},
+    "/apis/apps/v1/namespaces/llm/deployments/llm-green": {"spec": {"template": {"spec": SPEC}}},
+    "/apis/gateway.networking.k8s.io/v1/namespaces/llm/httproutes/llm": {
+        "spec": {"parentRefs": [{"name": "gateway", "namespace": "gateway"}]},
+        "status": {"parents": [{"conditions": [{"type": "Accepted", "status": "True"}]}]},
+    },
+    "/api/v1/namespaces/llm/configmaps/servegate-state": {},
+    "/apis/monitoring.coreos.com/v1/namespaces/llm/podmonitors": {"items": [{"metadata": {"name": "llm-blue"}}]},
+    "/api/v1/nodes": {"items": [NODE]},
+    "/api/v1/pods": {"items": []},
+}
+
+
+class Api:
+    """Answers by path."""
+
+    def __init__(self, changed: Mapping[str, Any], refused: tuple[str, ...] = ()) -> None:
+        self.answers, self.refused = {**GOOD, **changed}, refused
+
+    def call(self, method: str, path: str, body: Any = None, *, query: Mapping[str, str] | None = None) -> Any:
+        del method, query
+        if path.endswith("selfsubjectaccessreviews"):
+            wanted = body["spec"]["resourceAttributes"]
+            return {"status": {"allowed": f"{wanted['verb']} {wanted['resource']}" not in self.refused}}
+        found = self.answers.get(path)
+        if isinstance(found, int):
+            raise KubeError(f"HTTP {found}", found)
+        return found
+
+
+def said(changed: Mapping[str, Any], refused: tuple[str, ...] = ()) -> dict[str, tuple[State, str]]:
+    return {item.what: (item.state, item.found) for item in cluster(Api(changed, refused), "llm")}
+
+
+def test_a_cluster_that_is_ready() -> None:
+    found = said({})
+    assert {state for state, _ in found.values()} == {State.OK}
+    assert found["API server"][1] == "Kubernetes v1.36.0"
+    assert found["room"][1].startswith("for 2 more pods")
+
+
+def test_a_cluster_that_does_not_answer_ends_it() -> None:
+    assert said({"/version": 0}) == {"API server": (State.MISSING, "HTTP 0")}
+
+
+def test_a_namespace_that_is_missing_ends_it() -> None:
+    found = said({"/api/v1/namespaces/llm": 404})
+    assert found["namespace llm"][0] is State.MISSING
+    assert "route" not in found
+
+
+def test_what_may_not_be_read_is_unknown_and_what_is_missing_is_missing() -> None:
+    found = said(
+        {
+            "/api/v1/namespaces/llm": 403,
+            "/apis/apps/v1/namespaces/llm/deployments/llm-blue": 404,
+            "/api/v1/nodes": 403,
+            "/apis/monitoring.coreos.com/v1/namespaces/llm/podmonitors": 404,
+        }
+    )
+    states = {what: state for what, (state, _) in found.items()}
+    assert states["namespace llm"] is states["room"] is states["Prometheus"] is State.UNKNOWN
+    assert states["slot blue"] is State.MISSING
+
+
+def test_rights_are_named_that_a_rollout_needs_and_we_do_not_have() -> None:
+    found = said({}, refused=("patch httproutes", "update leases"))
+    assert found["rights"] == (State.WRONG, "we may not patch httproutes llm, update leases servegate")
+
+
+def test_a_route_that_no_gateway_serves() -> None:
+    path = "/apis/gateway.networking.k8s.io/v1/namespaces/llm/httproutes/llm"
+    spec = GOOD[path]["spec"]
+    state, text = said({path: {"spec": spec}})["Gateway"]
+    assert (state, text) == (State.MISSING, "none has taken the route up; it asks for gateway/gateway")
+    bad = [{"conditions": [{"type": "ResolvedRefs", "status": "False", "message": "no such Service"}]}]
+    found = said({path: {"spec": spec, "status": {"parents": bad}}})
+    assert found["Gateway"] == (State.WRONG, "ResolvedRefs: no such Service")
+
+
+def test_no_room_for_a_candidate() -> None:
+    full = {"spec": {"nodeName": "gpu-0", **SPEC}, "status": {"phase": "Running"}}
+    state, text = said({"/api/v1/pods": {"items": [full, full]}})["room"]
+    assert state is State.WRONG
+    assert text.startswith("for no pod of a slot")
