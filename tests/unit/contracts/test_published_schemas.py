@@ -17,7 +17,7 @@ FILES = [
     for schema, pattern in {
         "plan": "rollout/[!km]*.yaml",
         "site": "rollout/machine.yaml",
-        "cluster-site": "rollout/kubernetes.yaml",
+        "cluster-site": "rollout/kubernetes*.yaml",
         "policy": "gates/*.yaml",
         "profile": "loadtest/profiles/*.yaml",
         "suite": "evals/suites/*.yaml",
