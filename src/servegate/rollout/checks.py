@@ -233,6 +233,10 @@ Relative = ErrorsVsStable | EventsVsStable | LatencyVsStable | Quality
 """Checks that need the stable slot."""
 Objective = ErrorsSlo | LatencySlo
 """Checks of what users are promised."""
+OfLatency = LatencyVsStable | LatencySlo
+"""Checks that look at a histogram."""
+OfFailures = ErrorsVsStable | ErrorsSlo
+"""Checks that count failed requests."""
 
 
 def _ms(seconds: float) -> str:

@@ -25,10 +25,10 @@ from servegate.rollout.checks import (
     Check,
     ErrorsSlo,
     ErrorsVsStable,
-    EventsVsStable,
-    LatencySlo,
     LatencyVsStable,
+    Objective,
     Quality,
+    Relative,
 )
 from servegate.rollout.interval import View, is_latency, size, take_in
 from servegate.rollout.model import CheckState, Wealth
@@ -40,7 +40,7 @@ def advance(plan: Plan, check: Check, state: CheckState, view: View) -> CheckSta
     """Add a tick to the check's open interval, and bet when the interval is complete."""
     if isinstance(check, Quality):
         return _settled(plan, check, state, evidence_quality.advance(plan, check, state, view), view)
-    relative = isinstance(check, ErrorsVsStable | EventsVsStable | LatencyVsStable)
+    relative = isinstance(check, Relative)
     if (relative and view.weight >= 100) or (view.cold and is_latency(check)):
         return drop(state)
     added = take_in(check, state, view, need_both=relative)
@@ -86,9 +86,9 @@ def promote_log_e(plan: Plan, check: Check, state: CheckState) -> float | None:
 
 def wants_promotion(check: Check) -> bool:
     """The check must be shown to hold before the last step."""
-    if isinstance(check, LatencyVsStable | Quality):
-        return check.promote_margin is not None
-    return isinstance(check, ErrorsSlo) and check.promote_at_most is not None
+    if isinstance(check, ErrorsSlo):
+        return check.promote_at_most is not None
+    return isinstance(check, LatencyVsStable | Quality) and check.promote_margin is not None
 
 
 def recent_fraction(state: CheckState, slot: str) -> float | None:
@@ -102,25 +102,24 @@ def _log(how: eprocess.Bets, wealth: Wealth) -> float:
 
 
 def _settled(plan: Plan, check: Check, before: CheckState, judged: CheckState, view: View) -> CheckState:
-    """After a bet: a new interval opens; when the evidence grew, whether that for promotion has reached its limit."""
+    """After a bet: when the evidence grew, whether that for promotion has reached its limit."""
     if judged is before:
         return before
     update: dict[str, object] = {}
-    if not isinstance(check, Quality):
-        update = {"since": view.at, "open": {}}
-    if log_e(plan, check, judged) > log_e(plan, check, before):
+    more = judged.against is not before.against or judged.shift is not before.shift
+    if more and log_e(plan, check, judged) > log_e(plan, check, before):
         update["grew"] = view.at
     if not judged.promote_reached and wants_promotion(check):
         promotion = promote_log_e(plan, check, judged)
-        update["promote_reached"] = promotion is not None and promotion >= plan.promote_log_limit
-    return judged.model_copy(update=update)
+        if promotion is not None and promotion >= plan.promote_log_limit:
+            update["promote_reached"] = True
+    return judged.model_copy(update=update) if update else judged
 
 
 def _judge(plan: Plan, check: Check, state: CheckState, view: View) -> CheckState:
     if isinstance(check, LatencyVsStable):
         return evidence_latency.judge(plan, check, state, view)
     assert not isinstance(check, Quality)
-    if isinstance(check, ErrorsSlo | LatencySlo):
+    if isinstance(check, Objective):
         return evidence_counts.objective(plan.horizon(check), check, state, view)
-    assert isinstance(check, ErrorsVsStable | EventsVsStable)
     return evidence_counts.against_stable(plan.horizon(check), check, state, view)

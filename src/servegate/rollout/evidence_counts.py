@@ -38,6 +38,8 @@ def against_stable(horizon: int, check: ErrorsVsStable | EventsVsStable, state: 
     events = bad + control_bad
     fraction = min(1.0, bad / candidate.requests)
     judged: dict[str, Any] = {
+        "since": view.at,
+        "open": {},
         "intervals": state.intervals + 1,
         "served": served,
         "last_bad": fraction,
@@ -69,10 +71,10 @@ def objective(horizon: int, check: ErrorsSlo | LatencySlo, state: CheckState, vi
             sums.buckets is not None and check.over not in sums.buckets.edges for sums in state.open.values()
         )
         if unresolved:
-            return skip(state, f"the engine has no bucket that ends at {check.over:g} s")
+            return skip(state, view, f"the engine has no bucket that ends at {check.over:g} s")
         if size(check, state.open.get(view.candidate)) <= 0:
-            return skip(state, why or f"no {check.metric} was measured")
-    update: dict[str, object] = {"intervals": state.intervals + 1, "last_end": view.at}
+            return skip(state, view, why or f"no {check.metric} was measured")
+    update: dict[str, object] = {"since": view.at, "open": {}, "intervals": state.intervals + 1, "last_end": view.at}
     bad_recently, seen_recently = dict(state.bad), dict(state.seen)
     for slot, field in ((view.candidate, "against"), (view.stable, "stable")):
         sums = state.open.get(slot)
@@ -107,9 +109,10 @@ def bet(how: eprocess.Bets, wealth: Wealth | None, ratios: Ratios) -> Wealth:
     return wealth.model_copy(update={"n": wealth.n + 1, "log_wealth": after})
 
 
-def skip(state: CheckState, why: str) -> CheckState:
-    """The interval says nothing."""
-    return state.model_copy(update={"skipped": state.skipped + 1, "skipped_because": why})
+def skip(state: CheckState, view: View, why: str) -> CheckState:
+    """The interval says nothing, and the next one opens."""
+    update = {"since": view.at, "open": {}, "skipped": state.skipped + 1, "skipped_because": why}
+    return state.model_copy(update=update)
 
 
 def _same_outage(

@@ -16,9 +16,10 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
+from operator import attrgetter
 
 from servegate.rollout import bets
-from servegate.rollout.checks import Check, LatencySlo, LatencyVsStable
+from servegate.rollout.checks import Check, LatencyVsStable, OfLatency
 from servegate.rollout.evidence_counts import skip
 from servegate.rollout.interval import View, load_ratio, size, unmeasured, with_served
 from servegate.rollout.model import Buckets, CheckState, Shift, SlotInterval
@@ -35,18 +36,19 @@ def judge(plan: Plan, check: LatencyVsStable, state: CheckState, view: View) -> 
     """One interval."""
     candidate, stable = state.open[view.candidate], state.open[view.stable]
     if candidate.buckets is None or stable.buckets is None:
-        return skip(state, unmeasured(view, check.metric) or f"no {check.metric} was measured")
+        return skip(state, view, unmeasured(view, check.metric) or f"no {check.metric} was measured")
     if candidate.buckets.edges != stable.buckets.edges:
-        return skip(state, f"the two slots' buckets of {check.metric} differ")
+        return skip(state, view, f"the two slots' buckets of {check.metric} differ")
     served, reference = with_served(state, view), _reference(state.reference, stable.buckets)
     queued = view.at if stable.waiting > bets.QUEUES else state.stable_queued
-    update: dict[str, object] = {"served": served, "reference": reference, "stable_queued": queued}
+    update: dict[str, object] = {"since": view.at, "open": {}}
+    update |= {"served": served, "reference": reference, "stable_queued": queued}
     why = _incomparable(check, candidate, stable, queued, view)
     ratio = load_ratio(served, view)
     if why is None and ratio is None:
         why = "the load of a slot is not known"
     if why is not None:
-        return skip(state.model_copy(update=update), why)
+        return skip(state.model_copy(update=update), view, why)
     assert ratio is not None
     y, v = shift.measure(
         _log_edges(candidate.buckets.edges),
@@ -75,7 +77,7 @@ def judge(plan: Plan, check: LatencyVsStable, state: CheckState, view: View) -> 
 
 def told_why(check: Check, state: CheckState, view: View) -> CheckState:
     """An interval that waits for requests that cannot come says so: the engine does not measure them."""
-    why = unmeasured(view, check.metric) if isinstance(check, LatencyVsStable | LatencySlo) else None
+    why = unmeasured(view, check.metric) if isinstance(check, OfLatency) else None
     return state if why is None or why == state.skipped_because else state.model_copy(update={"skipped_because": why})
 
 
@@ -83,10 +85,12 @@ def _advance(how: shift.Weather, state: Shift | None, y: float, v: float, at: fl
     if state is None:
         before, since = shift.start(how), 1.0
     else:
-        kept = (getattr(state, name) for name in shift.Filter._fields)
-        before, since = shift.Filter(*kept), at - state.at
+        before, since = shift.Filter(*_kept(state)), at - state.at
     after = shift.advance(how, before, since, y, v)
     return Shift.model_construct(at=at, **after._asdict(), log_e=shift.log_e(how, after))
+
+
+_kept = attrgetter(*shift.Filter._fields)
 
 
 def _incomparable(
@@ -111,7 +115,7 @@ def _reference(before: Buckets | None, stable: Buckets) -> Buckets:
         return stable
     return Buckets.model_construct(
         edges=stable.edges,
-        counts=tuple(shift.FADE * old + new for old, new in zip(before.counts, stable.counts, strict=True)),
+        counts=tuple([shift.FADE * old + new for old, new in zip(before.counts, stable.counts, strict=True)]),
         sum=0.0,
     )
 

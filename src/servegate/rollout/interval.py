@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from servegate.rollout.checks import Check, ErrorsSlo, ErrorsVsStable, EventsVsStable, LatencySlo, LatencyVsStable
+from servegate.rollout.checks import Check, EventsVsStable, OfFailures, OfLatency
 from servegate.rollout.deltas import BucketError, add
 from servegate.rollout.model import CheckState, SlotDelta, SlotInterval
 from servegate.rollout.seen import Asked
@@ -44,7 +44,7 @@ _NOTHING = SlotInterval()
 
 def is_latency(check: Check) -> bool:
     """The check looks at a histogram."""
-    return isinstance(check, LatencyVsStable | LatencySlo)
+    return isinstance(check, OfLatency)
 
 
 def take_in(check: Check, state: CheckState, view: View, *, need_both: bool) -> CheckState | None:
@@ -65,10 +65,10 @@ def size(check: Check, sums: SlotInterval | None) -> float:
     """Requests that count for the check."""
     if sums is None:
         return 0.0
-    if is_latency(check):
+    if isinstance(check, OfLatency):
         total = sums.buckets.total if sums.buckets else 0.0
         # Gaps between tokens: those of one request belong together.
-        return min(total, sums.requests) if _metric(check) == "itl" else total
+        return min(total, sums.requests) if check.metric == "itl" else total
     return sums.requests
 
 
@@ -135,12 +135,12 @@ def _distance(wanted: str, name: str) -> int:
 
 
 def _metric(check: Check) -> str:
-    return check.metric if isinstance(check, LatencyVsStable | LatencySlo) else ""
+    return check.metric if isinstance(check, OfLatency) else ""
 
 
 def _plus(check: Check, sums: SlotInterval, delta: SlotDelta, ready: int) -> SlotInterval:
     requests = delta.requests or 0.0
-    if isinstance(check, ErrorsVsStable | ErrorsSlo):
+    if isinstance(check, OfFailures):
         return sums.model_copy(
             update={
                 "requests": sums.requests + max(0.0, requests - delta.set_apart),

@@ -90,12 +90,14 @@ class SlotDelta(Contract):
     @property
     def failures(self) -> float | None:
         """Failed requests without those rejected and those set apart; None when requests are not known."""
-        requests, rejected = self.requests, self.rejected
-        if requests is None or rejected is None:
+        requests = self.requests
+        if requests is None:
             return None
-        in_stream = self.counters.get("finished_error", 0.0)
-        resets = self.counters.get("gateway_resets", 0.0) if self.gateway else 0.0
-        return max(0.0, min(self._answered_5xx - rejected + resets + in_stream, requests - rejected) - self.set_apart)
+        count, answered = self.counters.get, self._answered_5xx
+        rejected = min(count("rejected", 0.0), answered, requests)
+        resets = count("gateway_resets", 0.0) if self.gateway else 0.0
+        lost = answered - rejected + resets + count("finished_error", 0.0)
+        return max(0.0, min(lost, requests - rejected) - self.set_apart)
 
     @property
     def unread_because(self) -> Literal["no-data", "stale", "target-down"]:

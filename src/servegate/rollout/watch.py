@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from servegate.rollout import bets, evidence, reasons, served
+from servegate.rollout.checks import Objective
 from servegate.rollout.model import CheckState, HeldCause, Observation, Phase, SlotDelta, State
 from servegate.rollout.plan import ErrorsSlo, LatencySlo, Plan
 
@@ -182,7 +183,7 @@ def _checks(plan: Plan, state: State) -> list[Danger]:
         gathered = state.checks.get(check.name)
         if gathered is None or evidence.log_e(plan, check, gathered) < plan.log_limit(check):
             continue
-        if isinstance(check, ErrorsSlo | LatencySlo):
+        if isinstance(check, Objective):
             if _stable_breaches(plan, check, gathered, state):
                 found.append(Danger("slo", check.name, reasons.both_breach(check, state)))
                 continue
