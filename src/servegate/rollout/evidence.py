@@ -30,7 +30,7 @@ from servegate.rollout.checks import (
     Quality,
     Relative,
 )
-from servegate.rollout.interval import View, is_latency, size, take_in
+from servegate.rollout.interval import Opened, View, is_latency, size, take_in
 from servegate.rollout.model import CheckState, Wealth
 from servegate.rollout.plan import Plan
 from servegate.stats import eprocess
@@ -43,15 +43,17 @@ def advance(plan: Plan, check: Check, state: CheckState, view: View) -> CheckSta
     relative = isinstance(check, Relative)
     if (relative and view.weight >= 100) or (view.cold and is_latency(check)):
         return drop(state)
-    added = take_in(check, state, view, need_both=relative)
-    if added is None:
+    opened = take_in(check, state, view, need_both=relative)
+    if opened is None:
         return state
-    if added.since is None or view.at - added.since < check.interval - plan.tick / 2:
-        return added
-    enough = size(check, added.open.get(view.candidate)) >= check.min_requests
-    if not enough or (relative and size(check, added.open.get(view.stable)) < check.min_requests):
-        return evidence_latency.told_why(check, added, view)
-    return _settled(plan, check, state, _judge(plan, check, added, view), view)
+    since = view.previous if state.since is None else state.since
+    full = size(check, opened.get(view.candidate)) >= check.min_requests
+    full = full and (not relative or size(check, opened.get(view.stable)) >= check.min_requests)
+    long = view.at - since >= check.interval - plan.tick / 2
+    if long and full:
+        return _settled(plan, check, state, _judge(plan, check, state, opened, view), view)
+    added = state.model_copy(update={"since": since, "open": opened})
+    return evidence_latency.told_why(check, added, view) if long else added
 
 
 def drop(state: CheckState) -> CheckState:
@@ -116,10 +118,10 @@ def _settled(plan: Plan, check: Check, before: CheckState, judged: CheckState, v
     return judged.model_copy(update=update) if update else judged
 
 
-def _judge(plan: Plan, check: Check, state: CheckState, view: View) -> CheckState:
+def _judge(plan: Plan, check: Check, state: CheckState, opened: Opened, view: View) -> CheckState:
     if isinstance(check, LatencyVsStable):
-        return evidence_latency.judge(plan, check, state, view)
+        return evidence_latency.judge(plan, check, state, opened, view)
     assert not isinstance(check, Quality)
     if isinstance(check, Objective):
-        return evidence_counts.objective(plan.horizon(check), check, state, view)
-    return evidence_counts.against_stable(plan.horizon(check), check, state, view)
+        return evidence_counts.objective(plan.horizon(check), check, state, opened, view)
+    return evidence_counts.against_stable(plan.horizon(check), check, state, opened, view)

@@ -12,7 +12,7 @@ from typing import Any
 
 from servegate.rollout import bets
 from servegate.rollout.checks import ErrorsSlo, ErrorsVsStable, EventsVsStable, LatencySlo
-from servegate.rollout.interval import View, exposed, load_ratio, size, unmeasured, with_served
+from servegate.rollout.interval import Opened, View, exposed, load_ratio, size, unmeasured, with_served
 from servegate.rollout.model import CheckState, SlotInterval, Wealth
 from servegate.stats import eprocess, histogram
 
@@ -20,10 +20,12 @@ Ratios = list[tuple[float, float]]
 _NOTHING = Wealth()
 
 
-def against_stable(horizon: int, check: ErrorsVsStable | EventsVsStable, state: CheckState, view: View) -> CheckState:
+def against_stable(
+    horizon: int, check: ErrorsVsStable | EventsVsStable, state: CheckState, opened: Opened, view: View
+) -> CheckState:
     """One interval of a comparison of counts."""
-    candidate, stable = state.open[view.candidate], state.open[view.stable]
-    served = with_served(state, view)
+    candidate, stable = opened[view.candidate], opened[view.stable]
+    served = with_served(state, opened, view)
     bad, control_bad = candidate.bad, stable.bad
     ratio = load_ratio(served, view)
     if isinstance(check, ErrorsVsStable) and (ratio is None or ratio <= bets.LOAD_RATIO):
@@ -63,21 +65,19 @@ def against_stable(horizon: int, check: ErrorsVsStable | EventsVsStable, state: 
     return state.model_copy(update=judged)
 
 
-def objective(horizon: int, check: ErrorsSlo | LatencySlo, state: CheckState, view: View) -> CheckState:
+def objective(horizon: int, check: ErrorsSlo | LatencySlo, state: CheckState, opened: Opened, view: View) -> CheckState:
     """One interval of an objective, about the candidate and about stable."""
     if isinstance(check, LatencySlo):
         why = unmeasured(view, check.metric)
-        unresolved = any(
-            sums.buckets is not None and check.over not in sums.buckets.edges for sums in state.open.values()
-        )
+        unresolved = any(sums.buckets is not None and check.over not in sums.buckets.edges for sums in opened.values())
         if unresolved:
             return skip(state, view, f"the engine has no bucket that ends at {check.over:g} s")
-        if size(check, state.open.get(view.candidate)) <= 0:
+        if size(check, opened.get(view.candidate)) <= 0:
             return skip(state, view, why or f"no {check.metric} was measured")
     update: dict[str, object] = {"since": view.at, "open": {}, "intervals": state.intervals + 1, "last_end": view.at}
     bad_recently, seen_recently = dict(state.bad), dict(state.seen)
     for slot, field in ((view.candidate, "against"), (view.stable, "stable")):
-        sums = state.open.get(slot)
+        sums = opened.get(slot)
         n = size(check, sums)
         if sums is None or n < check.min_requests:
             continue

@@ -21,7 +21,7 @@ from operator import attrgetter
 from servegate.rollout import bets
 from servegate.rollout.checks import Check, LatencyVsStable, OfLatency
 from servegate.rollout.evidence_counts import skip
-from servegate.rollout.interval import View, load_ratio, size, unmeasured, with_served
+from servegate.rollout.interval import Opened, View, load_ratio, size, unmeasured, with_served
 from servegate.rollout.model import Buckets, CheckState, Shift, SlotInterval
 from servegate.rollout.plan import Plan
 from servegate.stats import shift
@@ -32,14 +32,14 @@ def weather(plan: Plan, check: LatencyVsStable) -> shift.Weather:
     return shift.weather(check.weather.sd, check.weather.lasts, 1.0, plan.horizon(check))
 
 
-def judge(plan: Plan, check: LatencyVsStable, state: CheckState, view: View) -> CheckState:
+def judge(plan: Plan, check: LatencyVsStable, state: CheckState, opened: Opened, view: View) -> CheckState:
     """One interval."""
-    candidate, stable = state.open[view.candidate], state.open[view.stable]
+    candidate, stable = opened[view.candidate], opened[view.stable]
     if candidate.buckets is None or stable.buckets is None:
         return skip(state, view, unmeasured(view, check.metric) or f"no {check.metric} was measured")
     if candidate.buckets.edges != stable.buckets.edges:
         return skip(state, view, f"the two slots' buckets of {check.metric} differ")
-    served, reference = with_served(state, view), _reference(state.reference, stable.buckets)
+    served, reference = with_served(state, opened, view), _reference(state.reference, stable.buckets)
     queued = view.at if stable.waiting > bets.QUEUES else state.stable_queued
     update: dict[str, object] = {"since": view.at, "open": {}}
     update |= {"served": served, "reference": reference, "stable_queued": queued}
@@ -87,7 +87,8 @@ def _advance(how: shift.Weather, state: Shift | None, y: float, v: float, at: fl
     else:
         before, since = shift.Filter(*_kept(state)), at - state.at
     after = shift.advance(how, before, since, y, v)
-    return Shift.model_construct(at=at, **after._asdict(), log_e=shift.log_e(how, after))
+    update = {"at": at, **after._asdict(), "log_e": shift.log_e(how, after)}
+    return Shift.model_construct(**update) if state is None else state.model_copy(update=update)
 
 
 _kept = attrgetter(*shift.Filter._fields)
@@ -113,11 +114,8 @@ def _incomparable(
 def _reference(before: Buckets | None, stable: Buckets) -> Buckets:
     if before is None or before.edges != stable.edges:
         return stable
-    return Buckets.model_construct(
-        edges=stable.edges,
-        counts=tuple([shift.FADE * old + new for old, new in zip(before.counts, stable.counts, strict=True)]),
-        sum=0.0,
-    )
+    counts = tuple([shift.FADE * old + new for old, new in zip(before.counts, stable.counts, strict=True)])
+    return stable.model_copy(update={"counts": counts, "sum": 0.0})
 
 
 @lru_cache(maxsize=32)

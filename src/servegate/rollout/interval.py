@@ -40,6 +40,8 @@ class View:
 
 
 _NOTHING = SlotInterval()
+Opened = dict[str, SlotInterval]
+"""Sums of an open interval, per slot."""
 
 
 def is_latency(check: Check) -> bool:
@@ -47,7 +49,7 @@ def is_latency(check: Check) -> bool:
     return isinstance(check, OfLatency)
 
 
-def take_in(check: Check, state: CheckState, view: View, *, need_both: bool) -> CheckState | None:
+def take_in(check: Check, state: CheckState, view: View, *, need_both: bool) -> Opened | None:
     """The open interval with this tick in it; None when a slot that is needed could not be read."""
     opened = dict(state.open)
     for slot in (view.candidate, view.stable):
@@ -57,8 +59,7 @@ def take_in(check: Check, state: CheckState, view: View, *, need_both: bool) -> 
                 return None
             continue
         opened[slot] = _plus(check, opened.get(slot) or _NOTHING, delta, view.ready.get(slot, 0))
-    since = view.previous if state.since is None else state.since
-    return state.model_copy(update={"since": since, "open": opened})
+    return opened
 
 
 def size(check: Check, sums: SlotInterval | None) -> float:
@@ -102,10 +103,10 @@ def load_ratio(served: Mapping[str, float], view: View) -> float | None:
     return share / (1 - share) * theirs / ours
 
 
-def with_served(state: CheckState, view: View) -> dict[str, float]:
+def with_served(state: CheckState, opened: Opened, view: View) -> dict[str, float]:
     """Requests of all closed intervals at these weights, with the one that closes now."""
     return {
-        slot: state.served.get(slot, 0.0) + (state.open[slot].requests if slot in state.open else 0.0)
+        slot: state.served.get(slot, 0.0) + (opened[slot].requests if slot in opened else 0.0)
         for slot in (view.candidate, view.stable)
     }
 

@@ -51,6 +51,9 @@ class Readings(Contract):
     pods: dict[str, PodReading] = Field(default_factory=dict)
 
 
+_ENDED = ("finished_stop", "finished_length", "finished_abort", "finished_error")
+
+
 class SlotDelta(Contract):
     """What one slot did since the observation before. A name that is absent was not measured; it is not zero.
 
@@ -130,10 +133,11 @@ class SlotDelta(Contract):
     def event(self, name: str) -> tuple[float, float] | None:
         """How often something happened, and to how many requests it could have; None when it is not measured."""
         count = self.counters.get
-        ended = [count(f"finished_{how}") for how in ("stop", "length", "abort", "error")]
-        finished = sum(value or 0.0 for value in ended) if any(value is not None for value in ended) else None
         happened: float | None
-        base: float | None = finished
+        base: float | None = None
+        for ended in _ENDED:
+            if (value := count(ended)) is not None:
+                base = (base or 0.0) + value
         match name:
             case "aborts":
                 happened = count("finished_abort")

@@ -26,6 +26,7 @@ def tick(plan: Plan, state: State, seen: Observation, now: float, reason: str) -
 
 
 _NOTHING = CheckState()
+_LINE = Evidence(check="", log_e=0.0, log_limit=0.0)
 
 
 def _evidence(plan: Plan, state: State) -> tuple[Evidence, ...]:
@@ -34,12 +35,14 @@ def _evidence(plan: Plan, state: State) -> tuple[Evidence, ...]:
         gathered = state.checks.get(check.name) or _NOTHING
         promotion = evidence.promote_log_e(plan, check, gathered)
         lines.append(
-            Evidence.model_construct(
-                check=check.name,
-                log_e=evidence.log_e(plan, check, gathered),
-                log_limit=plan.log_limit(check),
-                promote_log_e=promotion,
-                promote_log_limit=None if promotion is None else plan.promote_log_limit,
+            _LINE.model_copy(
+                update={
+                    "check": check.name,
+                    "log_e": evidence.log_e(plan, check, gathered),
+                    "log_limit": plan.log_limit(check),
+                    "promote_log_e": promotion,
+                    "promote_log_limit": None if promotion is None else plan.promote_log_limit,
+                }
             )
         )
     return tuple(lines)

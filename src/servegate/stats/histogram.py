@@ -38,10 +38,12 @@ def fraction_over(edges: Sequence[float], counts: Sequence[float], edge: float) 
     Raises:
         ValueError: `edge` is not one of `edges`; the share above it is not known.
     """
-    if edge not in edges:
-        raise ValueError(f"{edge:g} is not a bucket edge")
+    try:
+        above = edges.index(edge) + 1
+    except ValueError:
+        raise ValueError(f"{edge:g} is not a bucket edge") from None
     total = sum(counts)
-    return sum(counts[list(edges).index(edge) + 1 :]) / total if total > 0 else None
+    return sum(counts[above:]) / total if total > 0 else None
 
 
 def quantile(edges: Sequence[float], counts: Sequence[float], q: float) -> float | None:
