@@ -1,4 +1,4 @@
-"""`rollout start` in a cluster whose Prometheus is not what the site says: told at once, and nothing is changed."""
+"""What `rollout start` asks of a cluster before it begins: its Prometheus, and whether it is a place for drills."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from fake_kube import FakeKube
 from fake_prometheus import FakePrometheus, send_json
 from rollout_world import RULES
-from verdicts import key_pair, release
+from verdicts import key_pair, release, signed, verdict
 
 from servegate.cli import main
 from servegate.contract import canonical_json
@@ -29,16 +29,22 @@ def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeKube]:
     monkeypatch.chdir(tmp_path)
     release("v1").write(tmp_path / "v1.json")
     (tmp_path / "plan.json").write_bytes(canonical_json(RULES))
-    _, public = key_pair(tmp_path)
+    private, public = key_pair(tmp_path)
     (tmp_path / "trust.yaml").write_text(f"version: 1\nname: t\nsigners: [{{name: desk, key: {public.name}}}]\n")
     (tmp_path / "verdicts").mkdir()
+    made = release("v1")
+    drill = signed(verdict(made, decided=1.0), made, private, drill="game day")
+    (tmp_path / "verdicts" / "v1.json").write_bytes(drill)
+    for name in ("state", "history", "intents"):
+        fake.put(f"/api/v1/namespaces/llm/configmaps/servegate-{name}", {"kind": "ConfigMap"})
+    fake.put("/apis/coordination.k8s.io/v1/namespaces/llm/leases/servegate", {"kind": "Lease"})
     yield fake
     fake.close()
 
 
-def start(url: str, monkeypatch: pytest.MonkeyPatch) -> int:
+def start(url: str | None, monkeypatch: pytest.MonkeyPatch) -> int:
     """Exit code of the command."""
-    site = f"version: 1\nkind: kubernetes\nnamespace: llm\nprometheus: {{url: {url}}}\n"
+    site = "version: 1\nkind: kubernetes\nnamespace: llm\n" + (f"prometheus: {{url: {url}}}\n" if url else "")
     Path("site.yaml").write_text(site)
     arguments = ["start", "v1.json", "--site", "site.yaml", "--plan", "plan.json"]
     monkeypatch.setattr(
@@ -91,3 +97,16 @@ def test_one_that_knows_no_slot(
         prometheus.stop()
     assert "has no engine with slot='blue', slot='green'" in capsys.readouterr().err
     assert not [call for call in api.calls if call[0] != "GET"]
+
+
+def test_the_verdict_of_a_drill_counts_in_a_namespace_for_drills_alone(
+    api: FakeKube, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert start(None, monkeypatch) == 3
+    assert "a drill's verdict (game day); it counts only in a namespace for drills" in capsys.readouterr().err
+    api.put(
+        "/api/v1/namespaces/llm", {"kind": "Namespace", "metadata": {"labels": {"servegate.dev/drills": "allowed"}}}
+    )
+    assert start(None, monkeypatch) == 2
+    # The verdict has been accepted: what is missing now is the release that serves.
+    assert "the store has seen no rollout yet: say which release serves now" in capsys.readouterr().err
