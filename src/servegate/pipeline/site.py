@@ -100,7 +100,7 @@ class ClusterSite(Config):
     )
     app: Name = Field("llm", description="Deployments, Services and ConfigMaps are named <app>-blue and <app>-green")
     route: Name = Field("llm", description="the HTTPRoute")
-    backends: Literal["Service", "InferencePool"] = Field(
+    backends: Literal["Service", "InferencePool", "Backend"] = Field(
         "Service", description="kind of <app>-blue and <app>-green behind the route"
     )
     gateway: Annotated[str, Field(pattern=r"^https?://[^\s/?#]+(/[^\s?#]*)?$")] | None = Field(

@@ -16,7 +16,7 @@ from manifests import COMPONENTS, K8S, OVERLAYS, Object, added, documents, of_ki
 
 from servegate.cli import cli
 from servegate.rollout.kube import Kube
-from servegate.rollout.routers.http_route import HttpRouteRouter
+from servegate.rollout.routers.http_route import HttpRouteRouter, Kind
 from servegate.rollout.workloads.capacity import requests
 from servegate.rollout.workloads.pod_template import drain_seconds
 
@@ -243,15 +243,19 @@ def test_components_that_spread_replicas_go_together() -> None:
         assert "servegate.dev/slot" in item["spec"]["template"]["metadata"]["labels"]
 
 
-@pytest.mark.parametrize("name", ["inference-pool", "scale-to-zero", "zones"])
-def test_a_rollout_moves_the_weights_of_every_kind_of_back_end(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "kind"), [("inference-pool", "InferencePool"), ("scale-to-zero", "Backend"), ("zones", "Service")]
+)
+def test_a_rollout_moves_the_weights_of_every_kind_of_back_end(name: str, kind: Kind, tmp_path: Path) -> None:
     api = FakeKube()
     try:
         kube = Kube("llm", kubeconfig=api.kubeconfig(tmp_path))
         path = kube.path("HTTPRoute", "llm")
         api.put(path, of_kind("production", "HTTPRoute", name)["llm"])
         before = json.loads(json.dumps(api.objects[path]["spec"]))
-        router = HttpRouteRouter(kube, "llm", {"blue": "llm-blue", "green": "llm-green"})
+        router = HttpRouteRouter(
+            kube, "llm", {"blue": "llm-blue", "green": "llm-green"}, kind=kind, sleep=lambda _: None
+        )
         router.write({"blue": 90.0, "green": 10.0}, epoch=1)
         assert router.read() == {"blue": 90.0, "green": 10.0}
         after = api.objects[path]["spec"]

@@ -29,8 +29,12 @@ EPOCH = f"{ANNOTATION}epoch"
 ATTEMPTS = 5
 """Times a write is tried anew because somebody else changed the route in between."""
 CONDITIONS = ("Accepted", "ResolvedRefs")
-Kind = Literal["Service", "InferencePool"]
-GROUPS: Mapping[Kind, str] = {"Service": "", "InferencePool": "inference.networking.k8s.io"}
+Kind = Literal["Service", "InferencePool", "Backend"]
+GROUPS: Mapping[Kind, str] = {
+    "Service": "",
+    "InferencePool": "inference.networking.k8s.io",
+    "Backend": "gateway.envoyproxy.io",
+}
 """What slots may be in a route, and the API group of it."""
 TOUCH = UNITS // 100
 """Weight of a slot's first moment in the traffic: 0.01 %."""
