@@ -15,7 +15,7 @@ wrong() {
 kubectl kustomize "$OVERLAY" > out/manifests.yaml
 # A tag moves; what is applied is what was looked at.
 if loose="$(grep -E '^ *(- )?image: ' out/manifests.yaml | grep -vE '@sha256:[0-9a-f]{64}"?$')"; then
-  wrong "an image is not named by its digest: $(head -1 <<< "$loose" | tr -s ' ' | cut -c1-200 | sed 's/::/: :/g')"
+  wrong "an image is not named by its digest: $(head -1 <<< "$loose" | sed 's/^ *//; s/::/: :/g' | cut -c1-200)"
 fi
 
 # The objects of a rollout that are there already: their fields of the rollout are applied as they are, so that Git
