@@ -15,10 +15,8 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING
 
-from scipy.stats import poisson
-
 from servegate.rollout import bets
-from servegate.stats import eprocess, quality, shift
+from servegate.stats import eprocess, poisson, quality, shift
 
 if TYPE_CHECKING:
     from servegate.rollout.checks import Check, LatencyVsStable, Quality
@@ -71,7 +69,7 @@ def problem(plan: Plan) -> str | None:
 
 def _surely(mean: float) -> float:
     """Requests that come in all but one of 200 times where `mean` are expected: they arrive by chance."""
-    return float(poisson.ppf(1 - SURE, mean))
+    return float(poisson.quantile(1 - SURE, mean))
 
 
 def _sparse(plan: Plan, check: Check, time: float, traffic: float) -> float:
