@@ -128,3 +128,25 @@ def test_the_watchdog_takes_traffic_back_that_nobody_watches(place: Place, users
     assert place.router.read() == {"blue": 100.0, "green": 0.0}
     seen = users.stop()
     assert set(seen) == {"complete"}, (seen, users.bad)
+
+
+def test_people_steer_a_job_with_the_rights_of_an_operator(place: Place, users: Users) -> None:
+    """Pause, resume and abort are intents: whoever may leave one need not be able to touch traffic."""
+    order(place, "v2")
+    place.until("the first traffic", lambda state: state["phase"] == "STEP")
+    operator = place.account("servegate-operator")
+    code, out = place.run("pause", "--reason", "a look at the answers", kubeconfig=operator)
+    assert (code, place.state()["phase"]) == (0, "HELD"), out
+    code, out = place.run("resume", "--reason", "they are fine", kubeconfig=operator)
+    assert code == 0, out
+    place.until("going on", lambda state: state["phase"] in ("STEP", "BAKING"))
+    code, out = place.run("abort", "--reason", "a drill", kubeconfig=operator)
+    assert code == 0, out
+    place.cluster.wait("Failed", "-n", place.namespace, "job/servegate-rollout")
+    assert place.router.read() == {"blue": 100.0, "green": 0.0}
+    assert all(
+        said in place.run("history", kubeconfig=operator)[1]
+        for said in ("a look at the answers", "they are fine", "a drill")
+    )
+    seen = users.stop()
+    assert set(seen) == {"complete"}, (seen, users.bad)

@@ -141,6 +141,15 @@ class Place:
     def store(self) -> str:
         return f"kubernetes:{self.namespace}"
 
+    def account(self, name: str) -> Path:
+        """A kubeconfig of one of the shipped service accounts."""
+        config = json.loads(self.cluster.kubectl("config", "view", "--raw", "--flatten", "-o", "json"))
+        token = self.cluster.kubectl("-n", self.namespace, "create", "token", name).strip()
+        config["users"][0]["user"] = {"token": token}
+        path = self.folder / f"{name}.kubeconfig"
+        path.write_text(json.dumps(config))
+        return path
+
     def environment(self, kubeconfig: Path | None = None) -> dict[str, str]:
         """What a terminal has in its environment; without a kubeconfig of its own the administrator's."""
         return {**os.environ, "KUBECONFIG": str(kubeconfig or self.cluster.kubeconfig), "SERVEGATE_STORE": self.store}

@@ -7,6 +7,7 @@ bring nothing here, because every document is read and written as it is, fields 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +26,8 @@ TIMEOUT = 5.0
 ANNOTATION = "servegate.dev/"
 """Prefix of our labels and annotations."""
 JSON_PATCH = "application/json-patch+json"
+ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+"""Where a pod finds its service account."""
 
 _KINDS = {
     "ConfigMap": ("api/v1", "configmaps"),
@@ -66,7 +69,7 @@ class Kube:
 
     Args:
         namespace: where all objects are, unless said otherwise; None: the one of the kubeconfig or of our pod.
-        kubeconfig: file; None: KUBECONFIG or ~/.kube/config, and inside a pod the pod's own service account.
+        kubeconfig: file; None: KUBECONFIG, else inside a pod the pod's own service account, else ~/.kube/config.
         context: of the kubeconfig; None: its current one.
         timeout: seconds for one request.
 
@@ -90,13 +93,14 @@ class Kube:
             raise ConfigError("Kubernetes needs the package kubernetes: pip install 'servegate[kubernetes]'") from error
         self.configuration = Configuration()
         self.timeout = timeout
-        own = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+        own = ACCOUNT / "namespace"
+        # Who says KUBECONFIG means it, also in a pod, such as one that runs workflows for another cluster.
+        file = str(kubeconfig or "") or os.environ.get("KUBECONFIG") or None
         try:
-            if kubeconfig is None and context is None and own.is_file():
+            if file is None and context is None and own.is_file():
                 config.load_incluster_config(client_configuration=self.configuration)
                 found = own.read_text(encoding="utf-8").strip()
             else:
-                file = None if kubeconfig is None else str(kubeconfig)
                 config.load_kube_config(file, context, client_configuration=self.configuration)
                 found = config.list_kube_config_contexts(file)[1]["context"].get("namespace") or "default"
         except (config.ConfigException, OSError, ValueError, TypeError, KeyError) as error:

@@ -11,7 +11,7 @@ import pytest
 from fake_kube import FakeKube, Object, RefusedError
 from rollout_world import BAD, GOOD, STABLE, World
 
-from servegate.errors import InfrastructureError
+from servegate.errors import ConfigError, InfrastructureError
 from servegate.rollout.kube import Kube
 from servegate.rollout.model import Phase
 from servegate.rollout.ports import FencedError, LeaseLostError, Weights
@@ -123,3 +123,16 @@ def test_clocks_that_disagree_never_let_two_act(api: FakeKube, tmp_path: Path, s
     with pytest.raises(FencedError, match="epoch 1 is over"):
         routes[0].write({"blue": 50.0, "green": 50.0}, held.epoch)
     assert routes[1].read() == {"blue": 100.0, "green": 0.0}
+
+
+def test_a_kubeconfig_that_is_named_wins_over_the_pods_own_account(
+    api: FakeKube, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("servegate.rollout.kube.ACCOUNT", tmp_path)
+    (tmp_path / "namespace").write_text("elsewhere")
+    monkeypatch.setenv("KUBECONFIG", str(api.kubeconfig(tmp_path)))
+    kube = Kube()
+    assert (kube.configuration.host, kube.namespace) == (api.url, "llm")
+    monkeypatch.delenv("KUBECONFIG")
+    with pytest.raises(ConfigError, match="service account"):
+        Kube()  # in the pod now; its token is not there in this test
