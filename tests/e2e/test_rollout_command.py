@@ -16,6 +16,7 @@ from servegate.release import Engine, Model, Release
 from servegate.rollout import model
 from servegate.rollout.memory import HistoryLine, Memory
 from servegate.rollout.model import Phase, SlotRelease
+from servegate.rollout.plan import load_plan
 from servegate.rollout.stores.sqlite import SqliteStore
 
 PLAN = Path(__file__).parents[2] / "rollout" / "canary.yaml"
@@ -33,6 +34,7 @@ class Rollout:
     def __init__(self, file: Path) -> None:
         self.file, self.store = file, SqliteStore(file)
         self.one, self.two = release("v1"), release("v2")
+        self.plan: dict[str, object] | None = None
         self.state = model.start(
             rollout="v2-abc-1",
             plan="sha256:" + "0" * 64,
@@ -57,7 +59,7 @@ class Rollout:
         _, version = self.store.load()
         self.state = self.state.model_copy(update=update)
         releases = {item.identity(): item for item in (self.one, self.two)}
-        known = Memory(state=self.state, releases=releases, verified=(self.one.identity(),))
+        known = Memory(state=self.state, releases=releases, verified=(self.one.identity(),), plan=self.plan)
         self.store.save(known.model_dump_json(), version, lease)
 
     def gone(self) -> None:
@@ -243,3 +245,24 @@ def test_a_plan_is_checked_and_shown_as_steps(capsys: pytest.CaptureFixture[str]
     assert "plan.yaml:" in err
     assert "did you mean 'alpha'" in err
     assert "Traceback" not in err
+
+
+def test_the_watchdog_leaves_alone_what_somebody_is_at_work_on(
+    running: Rollout, capsys: pytest.CaptureFixture[str]
+) -> None:
+    look = ("watchdog", "--store", str(running.file))
+    assert run(capsys, *look) == (0, "no rollout is under way\n", "")
+    running.plan = load_plan(PLAN).model_dump(mode="json")
+    running.save(updated=time.time())
+    assert run(capsys, *look) == (0, "v2-abc-1: controller is at work on it\n", "")
+    running.gone()
+    code, out, _ = run(capsys, *look)
+    assert code == 0
+    assert "nobody is at work on it; its controller may come back for another 1" in out
+    running.save(updated=time.time() - 300)
+    running.gone()
+    code, out, said = run(capsys, *look)
+    assert "nobody has been at work on it for 300 s: taking over" in out
+    assert (code, "does not say where the rollout happens" in said) == (2, True)
+    running.save(phase=Phase.PROMOTED)
+    assert run(capsys, *look)[1] == "no rollout is under way\n"
