@@ -13,7 +13,8 @@ def repeat(turn: Turn) -> None:
     """Effects that the state wants and that were not yet seen to have happened."""
     state, seen, plan = turn.state, turn.seen, turn.plan
     carries = [slot for slot, weight in state.weights.items() if weight > 0]
-    if not serves(seen.route, state.weights) and all(turn.ready(slot) > 0 for slot in carries):
+    can_carry = state.stable_cold is None and all(turn.ready(slot) > 0 for slot in carries)
+    if can_carry and not serves(seen.route, state.weights):
         turn.effects.append(SetWeights(weights=dict(state.weights)))
     if state.phase is Phase.PREPARING:
         release = state.slots[state.candidate].release
@@ -77,6 +78,10 @@ def _bring_back(turn: Turn) -> None:
                 turn.effects.append(EnsureSlot(slot=slot, release=target, replicas=plan.replicas))
         elif restore.cold and not state.smoke_ok:
             turn.effects.append(RunSmoke(slot=slot, release=target, since=state.phase_since))
+    elif state.stable_cold is not None:
+        if turn.ready(state.stable) > 0:
+            release = state.slots[state.stable].release
+            turn.effects.append(RunSmoke(slot=state.stable, release=release, since=state.stable_cold))
     elif state.proof is not None and turn.now - state.proof.since >= plan.rollback.prove - plan.tick / 2:
         release = state.slots[state.stable].release
         turn.effects.append(RunSmoke(slot=state.stable, release=release, since=state.proof.since))

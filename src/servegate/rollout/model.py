@@ -259,6 +259,10 @@ class State(Contract):
     ensured: bool = Field(False, description="the candidate's slot was asked to run the release")
     restore: Restore | None = None
     proof: Proof | None = None
+    stable_cold: Epoch | None = Field(
+        None,
+        description="since when stable, which the traffic is to go back to, needs a smoke test: it lost its replicas",
+    )
     proven: str = Field("", description="what was seen of the old release after a rollback; empty: not proven")
     unproven: str = Field("", description="what could not be done or seen, and what a person must do")
     guard: Guard | None = None

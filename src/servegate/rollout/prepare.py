@@ -94,7 +94,7 @@ class Preparations:
         digest = state.slots[slot].release
         smoke = self._runs.get(("smoke", slot, digest))
         if smoke is not None and state.phase is Phase.ROLLING_BACK:
-            asked = state.proof.since if state.proof else state.phase_since
+            asked = state.proof.since if state.proof else max(state.phase_since, state.stable_cold or 0.0)
             smoke = smoke if smoke.began >= asked else None
         warm = self._runs.get(("warm", slot, digest))
         return Preparation(

@@ -2,9 +2,11 @@
 
 Traffic goes back first and questions are asked later: while the old slot is warm, one write of weights is all it takes,
 whatever has become of the candidate, the metrics or the promotion. A release that has to be started first is started,
-found ready and smoke-tested before it gets any traffic; until then the weights stay as they are. When the router serves
-the old release again, it is watched until it has answered at a normal error rate. What cannot be proven is said, with
-what a person must look at.
+found ready and smoke-tested before it gets any traffic; until then the weights stay as they are. So is the old slot
+when its replicas were lost meanwhile; only when the candidate has none either, the first that is ready gets the
+traffic. With no ready replica anywhere the weights stay, and people are told. When the router serves the old release
+again, it is watched until it has answered at a normal error rate. What cannot be proven is said, with what a person
+must look at.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from __future__ import annotations
 from servegate.rollout import reasons
 from servegate.rollout.absorb import serves
 from servegate.rollout.model import Phase, Proof, Totals
+from servegate.rollout.ports import Weights
 from servegate.rollout.turn import CONCLUDED, Turn
 from servegate.stats.special import binomial_tail
 
@@ -27,26 +30,54 @@ def rolling_back(turn: Turn) -> None:
         _bring_back(turn)
         return
     target = {state.stable: 100.0, state.candidate: 0.0}
-    if state.weights != target and turn.ready(state.stable) > 0:
+    if not _takes_it(turn, target):
+        return
+    if state.weights != target:
         turn.change(weights=target)
     state = turn.state
     # What was seen must have been seen after the decision, not before it.
-    if state.weights == target and serves(turn.seen.route, target) and state.phase_since < turn.now:
+    if serves(turn.seen.route, target) and state.phase_since < turn.now:
         if restore is not None and not restore.swapped:
             turn.change(smoke_ok=False)
             turn.put(restore.target)
             turn.wait_for(f"{restore.target.name} to be started in {state.candidate}")
         else:
             _prove(turn)
-    elif state.weights != target:
-        turn.wait_for(f"{turn.ready_replica(state.stable)}: until then the weights stay as they are")
-        if state.unready_since.get(state.stable) == turn.now or state.phase_since == turn.now:
-            turn.notify("critical", f"cannot roll back yet: it needs {turn.ready_replica(state.stable)}")
     else:
         turn.wait_for(f"the router to serve {state.candidate} with 0 %")
         since = state.phase_since + turn.plan.watchdogs.route
         if turn.previous <= since < turn.now:
             turn.notify("critical", "the router does not confirm the rollback: see to the weights by hand")
+
+
+def _takes_it(turn: Turn, target: Weights) -> bool:
+    """Stable has the traffic already, or can be given it now; if not, says what it waits for."""
+    state, served = turn.state, serves(turn.seen.route, target)
+    if state.stable_cold is None and (served or turn.ready(state.stable) > 0):
+        return True
+    stable, other = reasons.name(state, state.stable), turn.ready(state.candidate) > 0
+    if turn.ready(state.stable) < 1:
+        lost = state.stable in turn.seen.status
+        if (lost and state.stable_cold is None) or state.phase_since == turn.now:
+            neither = "" if other else f"; {reasons.name(state, state.candidate)} is not known to have one either"
+            turn.notify("critical", f"cannot roll back yet: it needs {turn.ready_replica(state.stable)}{neither}")
+        if lost:
+            turn.change(stable_cold=turn.now)
+        turn.wait_for(f"{turn.ready_replica(state.stable)}: until then the weights stay as they are")
+        return False
+    smoke, message = turn.seen.preparation.smoke, turn.seen.preparation.smoke_message
+    if served or not other or smoke == "ok":
+        turn.change(stable_cold=None)
+        return True
+    fails = f"{stable} was started anew and fails its smoke test"
+    if smoke == "failed":
+        turn.change(stable_cold=turn.now)  # asked again until it passes
+        if not state.waiting.startswith(fails):
+            turn.notify("critical", f"cannot roll back yet: {fails}: {message}; see to it by hand")
+        turn.wait_for(f"{fails}: {message}; until it passes the weights stay as they are")
+    elif not state.waiting.startswith(fails):
+        turn.wait_for(f"the smoke test of {stable}, which was started anew: until then the weights stay as they are")
+    return False
 
 
 def _bring_back(turn: Turn) -> None:

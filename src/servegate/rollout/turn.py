@@ -146,6 +146,7 @@ class Turn:
             proof=None,
             proven="",
             unproven="",
+            stable_cold=None,
             checks=self._dropped(),
         )
         self.notify("critical" if self.state.first_traffic is not None else "warning", f"rolling back: {reason}")
@@ -153,7 +154,14 @@ class Turn:
     def conclude(self, reason: str) -> None:
         """The experiment or the shadow is over: everything becomes as it was."""
         self.enter(
-            Phase.ROLLING_BACK, reason, held=None, cause=CONCLUDED, expedited=False, proof=None, checks=self._dropped()
+            Phase.ROLLING_BACK,
+            reason,
+            held=None,
+            cause=CONCLUDED,
+            expedited=False,
+            proof=None,
+            stable_cold=None,
+            checks=self._dropped(),
         )
         self.notify("info", reason)
 
@@ -177,6 +185,7 @@ class Turn:
             proven="",
             unproven="",
             smoke_ok=False,
+            stable_cold=None,
             restore=Restore(target=target, back_to=back_to),
             checks=self._dropped(),
         )

@@ -103,6 +103,45 @@ def test_without_traffic_and_with_a_failing_smoke_test_nothing_is_proven() -> No
 # --- back after a promotion -------------------------------------------------------------------------------------------
 
 
+def test_weights_decided_earlier_are_not_written_to_a_slot_that_was_lost_meanwhile() -> None:
+    bench = Bench()
+    bench.until(P.STEP, 1)
+    before = dict(bench.served)
+    bench.intent("abort")
+    bench.served = before  # the write was lost
+    bench.tick(ready=(0, 1))
+    assert not bench.did(SetWeights)
+    assert bench.did(EnsureSlot) == [EnsureSlot(slot="blue", release=RELEASES["blue"].release, replicas=1)]
+    # Started anew it is cold: it is tested before it gets the traffic.
+    unknown = Preparation(verdict="pass", smoke="running", warm="ok")
+    bench.tick(preparation=unknown)
+    assert not bench.did(SetWeights)
+    assert [smoke.slot for smoke in bench.did(RunSmoke)] == ["blue"]
+    failed = Preparation(verdict="pass", smoke="failed", smoke_message="HTTP 500", warm="ok")
+    bench.tick(preparation=failed)
+    assert not bench.did(SetWeights)
+    assert [notice.message for notice in bench.did(Notify)] == [
+        "cannot roll back yet: blue (v1) was started anew and fails its smoke test: HTTP 500; see to it by hand"
+    ]
+    bench.tick(preparation=failed)
+    assert not bench.did(Notify)
+    bench.tick()
+    assert bench.did(SetWeights) == [BLUE_AGAIN]
+
+
+def test_without_a_ready_replica_anywhere_the_weights_stay_and_the_first_ready_gets_the_traffic() -> None:
+    bench = Bench()
+    bench.until(P.STEP, 1)
+    before = dict(bench.served)
+    bench.intent("abort", ready=(0, 0))
+    assert bench.served == before
+    assert any("is not known to have one either" in notice.message for notice in bench.did(Notify))
+    bench.ticks(3, ready=(0, 0))
+    assert bench.served == before
+    bench.tick(ready=(1, 0), preparation=Preparation(verdict="pass", smoke="running"))
+    assert bench.did(SetWeights) == [BLUE_AGAIN]
+
+
 def test_the_release_before_is_back_at_once_while_it_is_warm() -> None:
     bench = promoted()
     assert bench.intent("rollback") == "rolling back to v1"

@@ -104,7 +104,8 @@ def start(
 ) -> None:
     """Roll the RELEASE file out, or go on with it, and stay until it is promoted or rolled back.
 
-    It begins only with a passing verdict that counts by the --trust file.
+    It begins only with a passing verdict that counts by the --trust file. To go on with it no file
+    is needed: the verdict it began with stands in the store.
 
     Exit codes: 0 promoted, 1 rolled back or refused by its verdict, 2 configuration, 3 undecided or no verdict that
     counts, 4 could not go on or not proven.
@@ -116,15 +117,14 @@ def start(
     from servegate.pipeline.canary import controller_for, shown
     from servegate.pipeline.live_quality import read_suites
     from servegate.pipeline.site import allows_drills, load_site, opened
+    from servegate.pipeline.verdicts import none_given
     from servegate.release import Release
     from servegate.report.live import CanaryView
     from servegate.rollout.model import Phase
     from servegate.rollout.plan import load_plan
 
     where, rules, wanted = load_site(site, namespace), load_plan(plan), load(release, Release)
-    if trust is None:
-        raise ConfigError("whose verdicts count? Give --trust FILE: no verdict, no traffic")
-    trusted = common.verdicts(trust, verdict, registry, allows_drills(where))
+    trusted = None if trust is None else common.verdicts(trust, verdict, registry, allows_drills(where))
     if guarded and rules.guard is None:
         raise ConfigError(f"plan {rules.name} has no `guard`")
     read_suites(rules)
@@ -134,12 +134,15 @@ def start(
     with opened(where, releases) as place, _alerts(rules, place.store, listen, token_file):
         if stable is not None and serving is None and not _seen(place.store):
             raise ConfigError(f"{stable}: no such file, and the store has seen no rollout yet: what serves now?")
+        settled = _begun(place.store, order) or _under_way(place.store, wanted)
+        if trusted is None and not settled:
+            raise ConfigError("whose verdicts count? Give --trust FILE: no verdict, no traffic")
         common.check_source(place.source, rules)
         controller = controller_for(
             rules,
             place,
-            verdict=trusted.find(wanted),
-            past=trusted.past(where.emergencies),
+            verdict=none_given if trusted is None else trusted.find(wanted),
+            past=None if trusted is None else trusted.past(where.emergencies),
             slots=place.slots,
             site=place.document,
             timeline=where.timeline,
@@ -147,7 +150,7 @@ def start(
         )
         if not _begun(place.store, order):
             _not_frozen(rules, place.store)
-            if not _under_way(place.store, wanted):
+            if trusted is not None and not settled:
                 trusted.require(wanted)
         state = controller.start(wanted, serving, order)
         with CanaryView(shown(rules, state), console) as view:
