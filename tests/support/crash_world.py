@@ -304,7 +304,7 @@ class World:
                 counts = tuple(pod.requests if edge >= 0.25 else 0.0 for edge in edges)
                 counters = self._numbers({"http_requests": pod.requests, "http_5xx": pod.failures})
                 histograms = {"ttft": Histogram(edges, counts, 0.1 * pod.requests)}
-                gauges = {"running": 1.0, "waiting": 0.0}
+                gauges = {"running": float(self.served[slot] > 0), "waiting": 0.0}
                 pods.append(PodSample(f"{slot}/0", slot, at, counters, histograms, gauges, started=pod.since))
         missing = {}
         if self.has("source-partial"):

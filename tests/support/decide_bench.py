@@ -46,6 +46,9 @@ def plan(**changes: Any) -> Plan:
     return Plan.model_validate(data)
 
 
+AT_WORK = {"running": 4.0, "waiting": 0.0}
+
+
 def delta(requests: float = 10, failures: float = 0, bucket: int = FAST, **options: Any) -> SlotDelta:
     """A slot's tick: all first tokens fall into one bucket."""
     counts = [0.0] * (len(TTFT_EDGES) + 1)
@@ -55,7 +58,7 @@ def delta(requests: float = 10, failures: float = 0, bucket: int = FAST, **optio
         "pods": 1,
         "counters": {"gateway_requests": requests, "gateway_5xx": failures},
         "histograms": {"ttft": Buckets(edges=TTFT_EDGES, counts=tuple(counts))},
-        "gauges": {"running": 4.0, "waiting": 0.0},
+        "gauges": AT_WORK,
     }
     return SlotDelta(**{**defaults, **options})
 
@@ -111,7 +114,7 @@ class Bench:
         """Both slots healthy, 10 requests each, everything prepared, unless said otherwise."""
         return Observation(
             at=self.now,
-            slots={"blue": blue or delta(), "green": green or delta()},
+            slots={"blue": self._at_rest("blue", blue or delta()), "green": self._at_rest("green", green or delta())},
             status={
                 "blue": SlotStatus(RELEASES["blue"].release, 1, ready[0]),
                 "green": SlotStatus(runs or RELEASES["green"].release, 1, ready[1], failed=failed),
@@ -119,6 +122,11 @@ class Bench:
             route=RouteStatus(True, dict(self.served)) if isinstance(route, str) else route,
             **{"preparation": Preparation(verdict="pass", smoke="ok", warm="ok"), **options},
         )
+
+    def _at_rest(self, slot: str, of: SlotDelta) -> SlotDelta:
+        """A slot without traffic has nothing to do, unless a test says otherwise."""
+        usual = self.served[slot] == 0 and of.gauges == AT_WORK
+        return of.model_copy(update={"gauges": dict.fromkeys(AT_WORK, 0.0)}) if usual else of
 
     def tick(self, seen: Observation | None = None, **options: Any) -> Decision:
         """One tick later."""

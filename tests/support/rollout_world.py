@@ -211,7 +211,7 @@ class World:
                         at,
                         {"http_requests": self.counters[slot]["gateway_requests"], "http_5xx": 0.0},
                         {"ttft": Histogram(edges, counts, 0.1 * self.ttft[slot])},
-                        {"running": 1.0, "waiting": 0.0},
+                        {"running": float(self.weights[slot] > 0), "waiting": 0.0},
                         started=pod.since,
                     )
                 )

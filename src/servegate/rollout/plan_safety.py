@@ -115,6 +115,10 @@ class Rollback(Config):
         "5m", "when it could not be proven until then, it is said so, with what a person must look at"
     )
 
+    drain: Duration = time_field(
+        "1m", "from all traffic back to the end: how long answers of the other slot may go on before it is emptied"
+    )
+
     @model_validator(mode="after")
     def _ordered(self) -> Self:
         if self.prove > self.limit:

@@ -15,6 +15,7 @@ from servegate.rollout import reasons
 from servegate.rollout.absorb import serves
 from servegate.rollout.model import Phase, Proof, Totals
 from servegate.rollout.ports import Weights
+from servegate.rollout.reclaims import under_way
 from servegate.rollout.turn import CONCLUDED, Turn
 from servegate.stats.special import binomial_tail
 
@@ -149,14 +150,14 @@ def _prove(turn: Turn) -> None:
     seen = f"{name} answered {requests} requests in {reasons.seconds(lasted)}, {failures} failed"
     if requests > 0 and binomial_tail(failures, requests, plan.normal_errors) > TOO_MANY:
         turn.change(proven=f"the router serves {state.stable} with 100 %, {seen}")
-        _done(turn)
+        _done_when_drained(turn, proof)
         return
     smoke = turn.seen.preparation.smoke
     if requests == 0 and smoke == "ok":
         turn.change(
             proven=f"the router serves {state.stable} with 100 %, {name} passes its smoke test; no traffic came"
         )
-        _done(turn)
+        _done_when_drained(turn, proof)
         return
     if now - proof.began > plan.rollback.limit:
         problem = (
@@ -177,6 +178,25 @@ def _prove(turn: Turn) -> None:
         turn.wait_for(f"a request to {name}, or its smoke test")
         if smoke == "failed":
             turn.change(proof=proof.model_copy(update={"since": now}))
+
+
+def _done_when_drained(turn: Turn, proof: Proof) -> None:
+    """The end empties the other slot: answers that are under way there come to theirs first, within limits.
+
+    What cannot be read is not waited for: a slot that is down has no answers left, and preStop and the engine's own
+    drain come after this.
+    """
+    slot = turn.state.candidate
+    delta = turn.seen.slots.get(slot)
+    left = None if delta is None else under_way(delta)
+    patience = turn.plan.rollback.drain - (turn.now - proof.began)
+    if left and patience > turn.plan.tick / 2:
+        turn.wait_for(
+            f"the answers of {reasons.name(turn.state, slot)} to end, {left:.0f} under way, before the slot is emptied "
+            f"(at most {reasons.seconds(patience)} more)"
+        )
+    else:
+        _done(turn)
 
 
 def _done(turn: Turn) -> None:

@@ -16,6 +16,7 @@ from servegate.rollout.model import (
     ScaleSlot,
     Settle,
     SetWeights,
+    SlotDelta,
 )
 from servegate.rollout.ports import Intent, RouteStatus
 
@@ -185,6 +186,31 @@ def test_a_release_that_cannot_come_back_leaves_the_traffic_where_it_is(options:
     assert "by hand" in bench.state.unproven
     assert bench.served == {"blue": 0.0, "green": 100.0}
     assert bench.state.stable == "green"
+
+
+@pytest.mark.parametrize("gauge", ["running", "gateway_active"])
+def test_the_slot_is_emptied_when_its_answers_have_ended(gauge: str) -> None:
+    bench = Bench(plan())
+    bench.until(P.STEP)
+    bench.intent("abort")
+    gauges = {"running": 0.0, "waiting": 0.0, gauge: 2.0}
+    bench.ticks(10, green=delta(0, gauges=gauges))
+    assert bench.state.weights == {"blue": 100.0, "green": 0.0}
+    assert "the answers of green (v2) to end, 2 under way" in bench.state.waiting
+    assert not bench.did(ScaleSlot)
+    bench.expect(P.ROLLING_BACK)
+    bench.tick()
+    bench.expect(P.ROLLED_BACK)
+    assert bench.did(ScaleSlot) == [ScaleSlot(slot="green", replicas=0)]
+
+
+@pytest.mark.parametrize("other", [delta(0), SlotDelta(gateway=True, missing={"green/0": "timed out"})])
+def test_answers_that_never_end_or_cannot_be_counted_do_not_keep_a_slot(other: SlotDelta) -> None:
+    bench = Bench(plan())
+    bench.until(P.STEP)
+    bench.intent("abort")
+    bench.until(P.ROLLED_BACK, limit=round(bench.plan.rollback.drain / bench.plan.tick) + 3, green=other)
+    assert bench.did(ScaleSlot) == [ScaleSlot(slot="green", replicas=0)]
 
 
 def test_a_named_release_comes_back_in_place_of_a_running_candidate() -> None:

@@ -66,7 +66,8 @@ def test_the_same_failures_of_a_crash_send_it_back() -> None:
     assert told.state.totals["green"].set_apart == 54
     told.expect(P.STEP)
     fail_for(crashed, 27, 2, ())
-    crashed.expect(P.ROLLED_BACK)
+    crashed.expect(P.ROLLING_BACK)
+    crashed.until(P.ROLLED_BACK)
     assert "green fails more often than blue" in crashed.state.reason
 
 

@@ -67,7 +67,7 @@ def test_it_can_send_the_release_back() -> None:
     bench = begun(watched(then="rollback"))
     bench.ticks(60, **divided(0.4))
     assert bench.state.cause == "sample-ratio"
-    bench.expect(P.ROLLED_BACK)
+    bench.until(P.ROLLED_BACK)
 
 
 def test_whoever_resumes_starts_a_new_count() -> None:
