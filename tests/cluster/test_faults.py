@@ -98,7 +98,7 @@ def no_listener(place: Place) -> None:
 
 
 ROUTES: dict[str, tuple[Callable[[Place], None], str]] = {
-    "back end removed": (no_back_end, r"no rule has the back ends llm-blue and llm-green"),
+    "back end removed": (no_back_end, r"no rule has the Services llm-blue and llm-green as back ends"),
     "gateway not accepting": (no_listener, r"gateway gateway says Accepted is False: NoMatchingParent"),
 }
 

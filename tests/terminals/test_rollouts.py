@@ -64,7 +64,8 @@ def test_back_after_the_promotion_from_another_terminal(site: Site) -> None:
     assert state["weights"][state["stable"]] == 100
     after = site.seen - before
     assert {key.split()[-1] for key in after} == {"200"}, after
-    assert site.run("rollback")[1].startswith("nothing to do")
+    again = site.run("rollback")[1]
+    assert again.startswith("nothing to do"), again
 
 
 def test_a_shadow_shows_what_users_never_see(site: Site) -> None:

@@ -44,7 +44,7 @@ def test_what_is_asked_over_the_socket_happens(owned: tuple[ProcessWorkload, Sup
     assert remote.status("blue").release is None
     remote.ensure("blue", release(), 1)
     status = remote.status("blue")
-    assert (status.release, status.replicas) == (release().identity(), 1)
+    assert (status.release, status.replicas, status.reclaimed) == (release().identity(), 1, ())
     assert remote.address("blue") == workload.address("blue")
     (target,) = remote.targets()
     assert (target.pod, target.slot, target.release) == ("blue/0", "blue", release().identity())

@@ -25,7 +25,7 @@ from pydantic import ValidationError
 
 from servegate.errors import ConfigError, InfrastructureError
 from servegate.release import Release
-from servegate.rollout.ports import FencedError, SlotStatus
+from servegate.rollout.ports import FencedError, Reclaimed, SlotStatus
 from servegate.rollout.sources.direct import Target
 from servegate.rollout.workloads.processes import ProcessWorkload
 
@@ -96,8 +96,8 @@ class Supervised:
 
     def status(self, slot: str) -> SlotStatus:
         """What the slot runs now."""
-        answer = self._ask("GET", f"/slots/{slot}")
-        return SlotStatus(**answer["status"])
+        said = self._ask("GET", f"/slots/{slot}")["status"]
+        return SlotStatus(**{**said, "reclaimed": tuple(Reclaimed(**item) for item in said["reclaimed"])})
 
     def address(self, slot: str) -> str:
         """URL of the slot's first replica, past the router."""
