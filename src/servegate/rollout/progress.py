@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from servegate.rollout import capacity, evidence, feasibility, guard, reasons, trials, watch
-from servegate.rollout.model import Held, Phase, State
+from servegate.rollout.model import Held, Phase, State, Totals
 from servegate.rollout.rollback import rolling_back
 from servegate.rollout.turn import Turn
 
@@ -180,6 +180,8 @@ def _missing(turn: Turn) -> tuple[str, str] | None:
         return trials.missing(turn)
     if state.step_requests < step.min_requests:
         return "evidence", f"{step.min_requests - state.step_requests:.0f} more requests at {step.weight:g} %"
+    if state.step == len(plan.steps) - 1 and (state.totals.get(state.candidate) or Totals()).requests < 1:
+        return "evidence", f"a first request to {_candidate(state)}: nothing has been measured yet"
     if state.step < len(plan.steps) - 1 and (lacking := evidence_missing(turn, before=state.step)) is not None:
         return "evidence", lacking
     lacking = _ready_for_next(turn)

@@ -137,6 +137,23 @@ def test_without_traffic_nobody_is_to_blame() -> None:
     assert "more requests" in bench.state.waiting
 
 
+def test_a_plan_that_asks_for_no_evidence_promotes_nothing_that_was_never_asked() -> None:
+    checks = [check for check in plan().model_dump(mode="json")["checks"] if check["kind"] == "errors-vs-stable"]
+    bench = Bench(
+        plan(
+            checks=checks,
+            bake=None,
+            steps=[{"weight": "50%", "min_time": "150s"}, {"weight": "100%", "min_time": "5s"}],
+        )
+    )
+    idle = quiet(bench, gauges={"running": 0.0, "waiting": 0.0})
+    bench.ticks(180, green=idle, blue=idle)
+    assert bench.state.weights["green"] == 100
+    assert bench.state.waiting == "a first request to green (v2): nothing has been measured yet"
+    bench.tick(blue=quiet(bench))
+    bench.expect(P.PROMOTED)
+
+
 def test_few_requests_are_no_silence() -> None:
     bench = at(0, plan(steps=[{"weight": "1%", "min_time": "60s"}, *plan().model_dump(mode="json")["steps"][1:]]))
     bench.ticks(30, green=quiet(bench))  # 10 on stable in each: 3 would have been due
