@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from servegate.report.model import Report
     from servegate.report.records import CanaryTick
     from servegate.report.story import StoryOutcome
@@ -176,8 +178,11 @@ def _ending(ticks: list[CanaryTick]) -> tuple[StoryOutcome, str]:
     from servegate.report.story import BACKWARD, FORWARD
 
     phase = ticks[-1].phase
-    for outcome, phases in (("rolled_back", BACKWARD), ("promoted", FORWARD), ("held", ("HELD",))):
+    endings: tuple[tuple[StoryOutcome, Collection[str]], ...] = (
+        ("rolled_back", BACKWARD), ("promoted", FORWARD), ("held", ("HELD",)),
+    )  # fmt: skip
+    for outcome, phases in endings:
         if phase in phases:
             reasons = [tick.reason for tick in ticks if tick.phase in phases and tick.reason]
-            return outcome, reasons[0] if reasons else ""  # type: ignore[return-value]
+            return outcome, reasons[0] if reasons else ""
     return "unfinished", ""
