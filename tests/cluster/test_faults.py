@@ -15,7 +15,7 @@ from manifests import placed
 from cluster import Cluster
 
 pytestmark = pytest.mark.timeout(400)
-IMPATIENT = PLAN.replace("route: 20s", "route: 4s") + "limits: {prepare: 15s}\n"
+IMPATIENT = PLAN.replace("route: 20s", "route: 4s") + "limits: {prepare: LIMIT}\n"
 GREEN = "deployment/llm-green"
 
 
@@ -23,13 +23,18 @@ GREEN = "deployment/llm-green"
 def place(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     """v1 in blue; a plan that waits for nothing long."""
     made = Place(cluster, tmp_path_factory.mktemp("faults"))
-    (made.folder / "plan.yaml").write_text(IMPATIENT)
+    limited(made, "60s")
     site = f"version: 1\nkind: kubernetes\nnamespace: {made.namespace}\nfolder: out\npatience: 3s\n"
     (made.folder / "site.yaml").write_text(site)
     made.fill("blue", "v1")
     made.weigh(0)
     yield made
     made.close()
+
+
+def limited(place: Place, prepare: str) -> None:
+    """Let the preparation take so long at most."""
+    (place.folder / "plan.yaml").write_text(IMPATIENT.replace("LIMIT", prepare))
 
 
 def original(place: Place, kind: str, name: str) -> None:
@@ -78,9 +83,11 @@ BEFORE: dict[str, tuple[Callable[[Place], None], str, str]] = {
 def test_a_release_that_cannot_run_is_given_up_before_its_first_request(place: Place, what: str) -> None:
     change, name, said = BEFORE[what]
     change(place)
+    limited(place, "15s" if what == "slot deleted" else "90s")
     try:
         code, out = place.start(name)
     finally:
+        limited(place, "60s")
         place.cluster.kubectl("-n", place.namespace, "delete", "resourcequota", "full", "--ignore-not-found")
         original(place, "Deployment", "llm-green")
     assert code in (1, 3), out
