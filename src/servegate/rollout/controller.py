@@ -16,22 +16,21 @@ import socket
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from servegate.contract import canonical_json
 from servegate.errors import ConfigError, InfrastructureError
 from servegate.release import Release
-from servegate.report.records import CanaryTick, to_line
+from servegate.report.records import CanaryTick
 from servegate.rollout import audit, beginning, live, memory, model
+from servegate.rollout.chronicle import Chronicle
 from servegate.rollout.decide import decide
 from servegate.rollout.deltas import BucketError, between
 from servegate.rollout.experiment import ExperimentSeen
-from servegate.rollout.journal import append_line
 from servegate.rollout.leading import Leadership
 from servegate.rollout.live import Asking
-from servegate.rollout.memory import HistoryLine, Memory
+from servegate.rollout.memory import Memory
 from servegate.rollout.model import Action, Decision, Observation, Phase, Readings, SlotDelta, State
 from servegate.rollout.notify import Notifier
 from servegate.rollout.plan import Plan
@@ -105,13 +104,13 @@ class Controller:
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self.plan, self.router, self.source, self.workload, self.store = plan, router, source, workload, store
-        self.slots, self.timeline, self.on_tick, self.on_notice = slots, timeline, on_tick, on_notice
+        self.slots, self.on_tick, self.on_notice = slots, on_tick, on_notice
         self.site, self.clock, self.sleep = site, clock, sleep
         self._leading = Leadership(
             store, holder or f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}",
             ttl=plan.lease_ttl, poll=min(1.0, plan.tick), clock=clock, sleep=sleep, say=on_notice,
         )  # fmt: skip
-        self._trail = audit.Trail(trail)
+        self._chronicle = Chronicle(store, timeline, trail, on_notice)
         self._preparations = Preparations(verdict, smoke, warm, compare)
         self._past: FindPast = past or (lambda release, _by, _reason: verdict(release.identity()))
         self._experiment = experiment
@@ -199,7 +198,7 @@ class Controller:
                 except Exception as error:
                     if isinstance(error, ConflictError):
                         self.resume()  # a save that seemed to fail may have been kept
-                        self._write_lost()
+                        self._chronicle.recover_trail(self._known())
                     failed += 1
                     self.on_notice("warning", f"tick failed: {error}")
                     if failed >= MAX_FAILED_TICKS:
@@ -233,7 +232,7 @@ class Controller:
         last = self._known().last
         entry = audit.line(self.plan, state, seen, decision, last.after if last else None)
         self._save(decision.state, entry)
-        self._write_down(decision)
+        self._chronicle.decided(decision)
         self._notifier.offer(decision.state)
         effects: list[str] = []
         for action in decision.actions:
@@ -244,10 +243,10 @@ class Controller:
                 effects.append(f"failed: {error}")
                 self.on_notice("warning", f"{action.kind} failed: {error}")
             except Exception as error:
-                self._write_trail(entry, [*effects, f"failed: {error}"])
+                self._chronicle.done(entry, [*effects, f"failed: {error}"])
                 raise
         self._effects_failed = any(effect != "done" for effect in effects)
-        self._write_trail(entry, effects)
+        self._chronicle.done(entry, effects)
         return decision
 
     def request(self, kind: str, reason: str = "", by: str = "operator", target: str | None = None) -> None:
@@ -305,47 +304,6 @@ class Controller:
         self._version = self.store.save(known.model_dump_json(), self._version, self._leading.lease())
         self._memory = known
 
-    def _write_down(self, decision: Decision) -> None:
-        """For people alone: a full disk must not keep traffic on a bad release."""
-        try:
-            if decision.reason:
-                self._append_history(decision.state, decision.reason)
-            if self.timeline is not None:
-                append_line(self.timeline, to_line(decision.tick))
-        except InfrastructureError as error:
-            self.on_notice("warning", f"could not be written down: {error}")
-
-    def _write_trail(self, entry: audit.AuditTick, effects: Sequence[str]) -> None:
-        try:
-            self._trail.append(entry, effects)
-        except InfrastructureError as error:
-            self.on_notice("warning", f"audit trail: {error}")
-
-    def _write_lost(self) -> None:
-        """Append what a controller that was killed has decided and not written down."""
-        try:
-            self._trail.recover(self._known().last)
-        except InfrastructureError as error:
-            self.on_notice("warning", f"audit trail: {error}")
-
-    def _append_history(self, state: State, reason: str) -> None:
-        line = HistoryLine(
-            at=state.updated,
-            rollout=state.rollout,
-            release=state.slots[self._rolled_out(state)].name,
-            phase=state.phase.value,
-            weights=state.weights,
-            reason=reason,
-        )
-        self.store.append_history(canonical_json(line.model_dump(mode="json")).decode())
-
-    @staticmethod
-    def _rolled_out(state: State) -> str:
-        """The slot of the release this rollout is about; the promotion has swapped the roles."""
-        promoted = state.phase in (Phase.PROMOTED, Phase.GUARDED)
-        back = state.restore is not None and state.restore.back_to is Phase.PROMOTED and not state.restore.swapped
-        return state.stable if promoted or back else state.candidate
-
     # --- acting -------------------------------------------------------------------------------------------------------
 
     def _act(self, action: Action) -> None:
@@ -399,14 +357,8 @@ class Controller:
                     self.workload.ensure(slot, self._known().release_in(slot), self.plan.replicas)
                 except InfrastructureError as error:
                     self.on_notice("warning", f"{slot} could not be filled: {error}")
-        self._write_lost()
-        try:
-            lines = [line for line in memory.history(self.store) if line.rollout == state.rollout]
-            if state.reason and (not lines or lines[-1].at < state.phase_since):
-                # Killed between saving a decision and writing it down.
-                self._append_history(state, state.reason)
-        except (ConfigError, InfrastructureError) as error:
-            self.on_notice("warning", f"history: {error}")
+        self._chronicle.recover_trail(self._known())
+        self._chronicle.recover_history(state)
 
     def _known(self) -> Memory:
         if self._memory is None:
