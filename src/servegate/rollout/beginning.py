@@ -12,8 +12,9 @@ from servegate.errors import ConfigError, ServegateError
 from servegate.release import Release
 from servegate.report.verdict import Outcome
 from servegate.rollout import model
+from servegate.rollout.chronicle import rolled_out
 from servegate.rollout.memory import Memory
-from servegate.rollout.model import SlotRelease
+from servegate.rollout.model import Message, Origin, SlotRelease, State
 from servegate.rollout.plan import Plan
 from servegate.rollout.ports import Intent, Workload
 from servegate.rollout.prepare import FindPast
@@ -58,6 +59,7 @@ def begin(
     if serving.identity() == release.identity():
         raise ConfigError(f"{release.label()} serves already: there is nothing to roll out")
     candidate = next(name for name in slots if name != slot)
+    told = _untold(before.state) if before is not None and plan.notify else ()
     state = model.start(
         rollout=f"{release.name}-{release.id[:6]}-{int(now)}",
         plan=plan.identity(),
@@ -69,7 +71,7 @@ def begin(
             candidate: SlotRelease(release=release.identity(), name=release.name),
         },
         now=now,
-    )
+    ).model_copy(update={"outbox": told, "messages": len(told)})
     known = Memory(
         state=state,
         releases={**(before.releases if before else {}), **{item.identity(): item for item in (serving, release)}},
@@ -79,6 +81,27 @@ def begin(
         run=run,
     )
     return known.with_release(serving)
+
+
+def _untold(state: State) -> tuple[Message, ...]:
+    """What an earlier rollout wanted told and nobody has got yet: numbered anew, under the name it has been sent by."""
+    names = {slot: item.name for slot, item in state.slots.items()}
+    return tuple(
+        message.model_copy(
+            update={
+                "id": number,
+                "origin": message.origin
+                or Origin(
+                    rollout=state.rollout,
+                    id=message.id,
+                    plan_name=state.plan_name,
+                    release=state.slots[rolled_out(state)].name,
+                    releases=names,
+                ),
+            }
+        )
+        for number, message in enumerate(state.outbox, 1)
+    )
 
 
 def named(intent: Intent, known: Memory, past: FindPast, say: Callable[[str, str], None]) -> tuple[Intent, Memory]:

@@ -15,8 +15,11 @@ from servegate.report.records import to_line
 from servegate.rollout import audit, memory
 from servegate.rollout.journal import append_line
 from servegate.rollout.memory import HistoryLine, Memory
-from servegate.rollout.model import Decision, Phase, State
+from servegate.rollout.model import Decision, Message, Observation, Phase, State
 from servegate.rollout.ports import Store
+
+GIVEN_UP = "notification given up"
+"""How the line of the history begins that says of a message that nobody will get it any more."""
 
 
 class Chronicle:
@@ -45,6 +48,33 @@ class Chronicle:
         except InfrastructureError as error:
             self.say("warning", f"could not be written down: {error}")
 
+    def given_up(self, before: State, seen: Observation, after: State) -> None:
+        """Write messages into the history that the state forgets though they were not delivered.
+
+        Before the state that forgets them is saved: a controller killed in between is followed by one that gives them
+        up again, and finds them written.
+        """
+        kept = {message.id for message in after.outbox}
+        lost = [message for message in before.outbox if message.id not in kept and message.id not in seen.delivered]
+        self.dropped(before, lost, seen.at, "not delivered in time")
+
+    def dropped(self, state: State, messages: Sequence[Message], at: float, why: str) -> None:
+        """Write messages of a state into the history that nobody will get any more; each once.
+
+        Args:
+            at: seconds since the epoch.
+        """
+        if not messages:
+            return
+        try:
+            written = {(line.rollout, line.reason) for line in memory.history(self.store)}
+            for message in messages:
+                line = _given_up(state, message, at, why)
+                if (line.rollout, line.reason) not in written:
+                    self._write(line)
+        except (ConfigError, InfrastructureError) as error:
+            self.say("warning", f"history: {error}")
+
     def done(self, entry: audit.AuditTick, effects: Sequence[str]) -> None:
         """Write the line of a decision into the audit trail, with what became of its effects."""
         try:
@@ -62,7 +92,11 @@ class Chronicle:
     def recover_history(self, state: State) -> None:
         """Append why the state is what it is, when its controller was killed between saving and writing it down."""
         try:
-            lines = [line for line in memory.history(self.store) if line.rollout == state.rollout]
+            lines = [
+                line
+                for line in memory.history(self.store)
+                if line.rollout == state.rollout and not line.reason.startswith(GIVEN_UP)
+            ]
             if state.reason and (not lines or lines[-1].at < state.phase_since):
                 self._append(state, state.reason)
         except (ConfigError, InfrastructureError) as error:
@@ -72,15 +106,31 @@ class Chronicle:
         line = HistoryLine(
             at=state.updated,
             rollout=state.rollout,
-            release=state.slots[_rolled_out(state)].name,
+            release=state.slots[rolled_out(state)].name,
             phase=state.phase.value,
             weights=state.weights,
             reason=reason,
         )
+        self._write(line)
+
+    def _write(self, line: HistoryLine) -> None:
         self.store.append_history(canonical_json(line.model_dump(mode="json")).decode())
 
 
-def _rolled_out(state: State) -> str:
+def _given_up(state: State, message: Message, at: float, why: str) -> HistoryLine:
+    origin = message.origin
+    number = message.id if origin is None else origin.id
+    return HistoryLine(
+        at=at,
+        rollout=state.rollout if origin is None else origin.rollout,
+        release=state.slots[rolled_out(state)].name if origin is None else origin.release,
+        phase=message.phase.value,
+        weights=message.weights,
+        reason=f"{GIVEN_UP} ({why}): message {number}, {message.level}: {message.text}",
+    )
+
+
+def rolled_out(state: State) -> str:
     """The slot of the release this rollout is about; the promotion has swapped the roles."""
     promoted = state.phase in (Phase.PROMOTED, Phase.GUARDED)
     back = state.restore is not None and state.restore.back_to is Phase.PROMOTED and not state.restore.swapped

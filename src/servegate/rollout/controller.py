@@ -154,6 +154,9 @@ class Controller:
         )  # fmt: skip
         if before is not None and self._memory is before:
             return before.state
+        if before is not None and not self.plan.notify:
+            outbox = before.state.outbox
+            self._chronicle.dropped(before.state, outbox, self.clock(), "the plan of the next rollout tells nobody")
         for intent in self.store.intents():  # left for an earlier rollout
             self.store.settle(intent, "refused: it was left before this rollout began")
         self._save(self._memory.state)
@@ -231,6 +234,7 @@ class Controller:
         decision = decide(self.plan, state, seen, now)
         last = self._known().last
         entry = audit.line(self.plan, state, seen, decision, last.after if last else None)
+        self._chronicle.given_up(state, seen, decision.state)
         self._save(decision.state, entry)
         self._chronicle.decided(decision)
         self._notifier.offer(decision.state)

@@ -210,6 +210,16 @@ class Proof(Contract):
     failures: Amount
 
 
+class Origin(Contract):
+    """The rollout that a message is about, when it is told during a later one."""
+
+    rollout: str
+    id: Count = Field(description="of the message in that rollout")
+    plan_name: str
+    release: str = Field(description="name of the release that was rolled out")
+    releases: dict[Slot, str] = Field(description="names of what was in the slots")
+
+
 class Message(Contract):
     """Something that people are to be told; kept until it was delivered."""
 
@@ -219,6 +229,7 @@ class Message(Contract):
     text: str
     phase: Phase
     weights: dict[Slot, Percent]
+    origin: Origin | None = Field(None, description="none: the rollout in whose state it stands")
 
 
 class Guard(Contract):
@@ -368,6 +379,7 @@ __all__ = [
     "Message",
     "Notify",
     "Observation",
+    "Origin",
     "OutputsSeen",
     "Phase",
     "PodReading",

@@ -2,6 +2,7 @@
 
 What is to be told stands in the state before it is sent, and leaves the state once it was delivered. A controller that
 is killed in between is followed by one that sends it again under the same Idempotency-Key: at least once, told apart.
+What a rollout could not deliver before its end goes on in the state of the next one, under the name it had.
 """
 
 from __future__ import annotations
@@ -63,14 +64,14 @@ class Notifier:
         self._retry: dict[tuple[str, int], tuple[int, float]] = {}
         self._busy: set[tuple[str, int]] = set()
         self._done: set[tuple[str, int]] = set()
-        self._rollout = ""
+        self._ids: dict[tuple[str, int], int] = {}
         self._told: set[int] = set()
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
 
     def offer(self, state: State) -> None:
         """Send what the state wants told and is due; returns at once."""
-        self._rollout = state.rollout
+        self._ids = {_key(state, message): message.id for message in state.outbox}
         if not state.outbox:
             return
         if self._thread is None:
@@ -78,16 +79,16 @@ class Notifier:
             self._thread.start()
         with self._lock:
             for message in state.outbox:
-                key = (state.rollout, message.id)
+                key = _key(state, message)
                 if key in self._busy or key in self._done or self.clock() < self._retry.get(key, (0, 0.0))[1]:
                     continue
                 self._busy.add(key)
                 self._queue.put((message, state))
 
     def delivered(self) -> tuple[int, ...]:
-        """Ids of the present rollout's messages that everybody has who wants them."""
+        """Ids of the messages last offered that everybody has who wants them."""
         with self._lock:
-            return tuple(sorted(number for rollout, number in self._done if rollout == self._rollout))
+            return tuple(sorted(number for key, number in self._ids.items() if key in self._done))
 
     def close(self) -> None:
         """End the thread when it has done what it is at; what is not delivered stays in the state."""
@@ -99,7 +100,7 @@ class Notifier:
     def _work(self) -> None:
         while (item := self._queue.get()) is not None:
             message, state = item
-            key = (state.rollout, message.id)
+            key = _key(state, message)
             left = self._open.setdefault(key, self._wanted(message))
             for index in sorted(left):
                 if self._deliver(index, message, state):
@@ -125,7 +126,8 @@ class Notifier:
         try:
             url = target.url if target.url is not None else self._secret(target.url_env or "")
             body = json.dumps(payload(target, message, state), ensure_ascii=False).encode()
-            headers = {"Content-Type": "application/json", "Idempotency-Key": f"{state.rollout}/{message.id}"}
+            rollout, number = _key(state, message)
+            headers = {"Content-Type": "application/json", "Idempotency-Key": f"{rollout}/{number}"}
             if target.secret_env is not None:
                 digest = hmac.new(self._secret(target.secret_env).encode(), body, hashlib.sha256).hexdigest()
                 headers["X-Servegate-Signature"] = f"sha256={digest}"
@@ -153,17 +155,25 @@ class Notifier:
             self.say("warning", f"notification to {target.url or '$' + (target.url_env or '')} failed: {problem}")
 
 
+def _key(state: State, message: Message) -> tuple[str, int]:
+    """The rollout a message is about, and its number there: the name it is sent by, whoever sends it."""
+    origin = message.origin
+    return (state.rollout, message.id) if origin is None else (origin.rollout, origin.id)
+
+
 def payload(target: Notification, message: Message, state: State) -> dict[str, Any]:
     """What is posted."""
-    text = f"servegate {state.rollout}: {message.level}: {message.text}"
+    rollout, number = _key(state, message)
+    text = f"servegate {rollout}: {message.level}: {message.text}"
+    origin = message.origin
     if target.format == "slack":
         return {"text": text}
     return {
         "schema_version": 1,
-        "id": f"{state.rollout}/{message.id}",
-        "rollout": state.rollout,
-        "plan": state.plan_name,
-        "releases": {slot: item.name for slot, item in state.slots.items()},
+        "id": f"{rollout}/{number}",
+        "rollout": rollout,
+        "plan": state.plan_name if origin is None else origin.plan_name,
+        "releases": {slot: item.name for slot, item in state.slots.items()} if origin is None else origin.releases,
         "phase": message.phase.value,
         "weights": message.weights,
         "level": message.level,

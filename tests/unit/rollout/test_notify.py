@@ -6,16 +6,20 @@ import hashlib
 import hmac
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 from decide_bench import Bench, plan
-from rollout_world import GOOD, RULES, STABLE, Effects, Killed, World
+from rollout_world import BAD, GOOD, RULES, STABLE, Effects, Killed, World
 
 from servegate.config import validate
 from servegate.errors import InfrastructureError
+from servegate.release import Release
+from servegate.rollout.memory import HistoryLine, history
 from servegate.rollout.model import Phase, State
 from servegate.rollout.notify import Notifier
 from servegate.rollout.plan import Plan
@@ -191,3 +195,133 @@ def test_what_a_killed_controller_had_not_delivered_is_sent_by_the_next(world: W
     assert len(keys) == len(set(keys))
     assert keys[0].endswith("/1")
     assert any("is promoted" in body["message"] for _, body in sent.posts)
+
+
+class Receiver:
+    """An HTTP server on a port of this machine that can be down: then connections are refused."""
+
+    def __init__(self) -> None:
+        self.got: list[tuple[str, dict[str, Any]]] = []
+        receiver = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                receiver.got.append((self.headers["Idempotency-Key"], body))
+                self.send_response(204)
+                self.end_headers()
+
+            def log_message(self, *args: object) -> None:
+                """Quiet."""
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler, bind_and_activate=False)
+        self.server.server_bind()  # bound and not listening: the port is ours, and refuses
+        self.url = f"http://127.0.0.1:{self.server.server_address[1]}/"
+        self.thread = threading.Thread(target=self.server.serve_forever, args=(0.01,))
+
+    def come_up(self) -> None:
+        self.server.server_activate()
+        self.thread.start()
+
+    def close(self) -> None:
+        if self.thread.is_alive():
+            self.server.shutdown()
+            self.thread.join(60)
+        self.server.server_close()
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    made = Receiver()
+    yield made
+    made.close()
+
+
+def rollout(world: World, wanted: Release, effects: Effects | None = None, url: str | None = None) -> State:
+    """A whole rollout by a controller of its own; its world's time waits for what is being sent."""
+    rules = RULES if url is None else {**RULES, "notify": [{"url": url}]}
+    controller = world.controller(effects, plan=validate(rules, Plan, "plan"))
+    notifier = controller._notifier
+
+    def sent() -> None:
+        end = time.monotonic() + 60
+        while notifier._busy and time.monotonic() < end:
+            time.sleep(0.001)
+
+    world.before_sleep = sent
+    controller.start(wanted, None if wanted is BAD else STABLE)
+    return controller.run()
+
+
+def given_up(world: World) -> list[HistoryLine]:
+    return [line for line in history(world.store) if "notification given up" in line.reason]
+
+
+def test_what_could_not_be_delivered_comes_during_the_next_rollout_under_its_own_name(
+    world: World, receiver: Receiver
+) -> None:
+    first = rollout(world, GOOD, url=receiver.url)
+    assert first.phase is Phase.PROMOTED
+    assert len(first.outbox) == first.messages > 2
+    receiver.come_up()
+    second = rollout(world, BAD, url=receiver.url)
+    assert second.phase is Phase.PROMOTED
+    assert not second.outbox
+    keys = [key for key, _ in receiver.got]
+    own = [f"{second.rollout}/{number}" for number in range(first.messages + 1, second.messages + 1)]
+    assert keys == [*(f"{first.rollout}/{number}" for number in range(1, first.messages + 1)), *own]
+    _, told = receiver.got[first.messages - 1]
+    assert "(v2) is promoted" in told["message"]
+    assert told["id"] == f"{first.rollout}/{first.messages}"
+    assert (told["rollout"], told["releases"]) == (first.rollout, {"blue": "v1", "green": "v2"})
+    assert told["text"].startswith(f"servegate {first.rollout}: info: ")
+    assert receiver.got[-1][1]["releases"] == {"blue": "v3", "green": "v2"}
+    assert given_up(world) == []
+
+
+def test_a_message_that_waits_through_two_rollouts_keeps_the_name_of_its_own(world: World, receiver: Receiver) -> None:
+    first = rollout(world, GOOD, url=receiver.url)
+    world.failing = {BAD.name: 1.0}
+    second = rollout(world, BAD, url=receiver.url)
+    assert second.phase is Phase.ROLLED_BACK
+    receiver.come_up()
+    third = rollout(world, BAD, url=receiver.url)
+    begun = list(dict.fromkeys(key.rpartition("/")[0] for key, _ in receiver.got))
+    assert begun == [first.rollout, second.rollout, third.rollout]
+    assert len({key for key, _ in receiver.got}) == len(receiver.got) == third.messages
+
+
+def test_what_is_given_up_stands_in_the_history_once_whenever_the_controller_dies(
+    world: World, receiver: Receiver
+) -> None:
+    first = rollout(world, GOOD, url=receiver.url)
+    world.now += 4000
+    for moment in ("before", "after"):
+        appended: list[str] = []
+
+        def at(_: int, name: str, when: str, moment: str = moment, appended: list[str] = appended) -> bool:
+            appended += [name] * ((name, when) == ("store.append_history", moment))
+            return len(appended) == 2
+
+        with pytest.raises(Killed):
+            rollout(world, BAD, Effects(kill_at=at), receiver.url)
+        world.now += 20
+    rollout(world, BAD, url=receiver.url)
+    lines = given_up(world)
+    assert [line.reason for line in lines] == [
+        f"notification given up (not delivered in time): message {message.id}, {message.level}: {message.text}"
+        for message in first.outbox
+    ]
+    assert {(line.rollout, line.release) for line in lines} == {(first.rollout, "v2")}
+
+
+def test_a_plan_that_tells_nobody_gives_up_what_the_rollout_before_it_wanted_told(
+    world: World, receiver: Receiver
+) -> None:
+    first = rollout(world, GOOD, url=receiver.url)
+    receiver.come_up()
+    second = rollout(world, BAD)
+    assert not second.outbox
+    assert not receiver.got
+    assert len(given_up(world)) == first.messages
+    assert given_up(world)[0].reason.startswith("notification given up (the plan of the next rollout tells nobody): ")
