@@ -126,17 +126,18 @@ def advance(how: Weather, state: Filter, since: float, y: float, v: float) -> Fi
     rho = how.rho ** max(since, 1.0) if state.n else 0.0
     entering = _enters(how, state.n)
     level, answer, variance, fit, wealth = [], [], [], [], []
+    kept, k = rho * rho, 0
     for i, sd in enumerate(how.sd):
-        prior = rho * rho * state.variance[i] + (1 - rho * rho) * sd * sd
+        prior = kept * state.variance[i] + (1 - kept) * sd * sd
         total = prior + noise
         root, gain = math.sqrt(total), prior / total
         predicted, followed = rho * state.level[i], rho * state.answer[i]
         e, h = y - predicted, 1 - followed
-        z = min(max(e / root, -CLIP), CLIP)
-        for j, size in enumerate(SIZES):
-            stake = h / root * size
-            before = logaddexp(state.wealth[len(SIZES) * i + j], entering)
-            wealth.append(before + stake * z - cumulant(stake))
+        z, unit = min(max(e / root, -CLIP), CLIP), h / root
+        for size in SIZES:
+            stake = unit * size
+            wealth.append(logaddexp(state.wealth[k], entering) + stake * z - cumulant(stake))
+            k += 1
         level.append(predicted + gain * e)
         answer.append(followed + gain * h)
         variance.append(prior * (1 - gain))
@@ -178,17 +179,14 @@ def cumulant(stake: float) -> float:
     # All of it divided by exp(stake x k), the largest value, so that nothing overflows.
     inner = 0.0
     if stake <= 25:
-        inner = math.exp(stake * (stake / 2 - CLIP)) * (_normal(CLIP - stake) - _normal(-CLIP - stake))
+        mass = math.erfc((stake - CLIP) * _ROOT_HALF) - math.erfc((stake + CLIP) * _ROOT_HALF)
+        inner = 0.5 * math.exp(stake * (stake / 2 - CLIP)) * mass
     return stake * CLIP + math.log(inner + _OUTSIDE * (1 + math.exp(-2 * stake * CLIP)))
 
 
-def _normal(x: float) -> float:
-    """Distribution function of a standard normal."""
-    return 0.5 * math.erfc(-x * _ROOT_HALF)
-
-
 _ROOT_HALF = math.sqrt(0.5)
-_OUTSIDE = _normal(-CLIP)
+_OUTSIDE = 0.5 * math.erfc(CLIP * _ROOT_HALF)
+"""Probability of a standard normal beyond `CLIP`."""
 
 
 def _enters(how: Weather, n: int) -> float:
