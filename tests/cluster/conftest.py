@@ -12,6 +12,7 @@ from pathlib import Path
 import crds
 import pytest
 from apply import Applier
+from workflow_world import World, world_in
 
 from cluster import Cluster, ClusterUnavailableError
 from servegate.rollout.kube import Kube
@@ -67,3 +68,10 @@ def namespace(cluster: Cluster) -> Iterator[str]:
 def kube(cluster: Cluster, namespace: str) -> Kube:
     """The API as the cluster's administrator, in that namespace."""
     return Kube(namespace, kubeconfig=cluster.kubeconfig)
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """What workflows meet beside the cluster."""
+    with world_in(tmp_path_factory.mktemp("world")) as made:
+        yield made

@@ -7,17 +7,14 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
 from cluster_place import PLAN, Place, Users
-from manifests import K8S
+from controllers import IMAGE, component
 
 from cluster import Cluster
 
 pytestmark = pytest.mark.timeout(400)
-IMAGE = "servegate.test/controller"
 LONGER = PLAN.replace("{weight: 50%, min_time: 20s}", "{weight: 50%, min_time: 30s}").replace(
     "watchdogs: {", "watchdogs: {lease: 30s, "
 )
@@ -40,14 +37,6 @@ def users(place: Place) -> Iterator[Users]:
     made = place.serve()
     yield made
     made.stop()
-
-
-def component(name: str, file: str, namespace: str) -> dict[str, Any]:
-    """A shipped document, in a namespace and with an image that the test cluster has."""
-    text = (K8S / "components" / name / file).read_text().replace("example.invalid/servegate", IMAGE)
-    document: dict[str, Any] = yaml.safe_load(text)
-    document["metadata"]["namespace"] = namespace
-    return document
 
 
 def order(place: Place, name: str) -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from act import Ran, Repository
+from workflow_world import call_with, library, made_by_init, team_repository
 
 from servegate.process import Child, python
 
@@ -244,22 +244,9 @@ def test_what_passes_on_main_is_blessed_with_a_reason(repository: Repository, wo
 @pytest.fixture
 def team(tmp_path: Path, world: Any, port: str) -> Repository:
     """A fresh repository made by `servegate init`, as another team would have it; bases and ports are the test's."""
-    commit = "0123456789" * 4
-    library = Repository(tmp_path / "library", called_as=f"team/servegate@{commit}")
-    made = tmp_path / "made"
-    made.mkdir()
-    subprocess.run(["git", "init", "-q"], cwd=made, check=True)
-    init = [str(Path(sys.executable).with_name("servegate")), "init", str(made), "--model", "hf://Qwen/Qwen3-8B"]
-    init += ["--served-name", "support", "--workflows", f"team/servegate@{commit}"]
-    init += ["--image", f"{world.registry}/other/chat"]
-    subprocess.run(init, check=True, stdin=subprocess.DEVNULL, capture_output=True)
-    image = f'      image-base: {world.base}\n      image-builder: buildah\n      image-min-free: "1"\n'
-    for name, more in (("ci", f'      engine-port: "{port}"\n'), ("release", "")):
-        file = made / f".github/workflows/{name}.yml"
-        file.write_text(file.read_text("utf-8") + more + image, "utf-8")
-    found = Repository(tmp_path / "team", source=made, calls=library)
-    found.git("update-ref", "refs/remotes/origin/main", "HEAD")
-    return found
+    made = made_by_init(tmp_path / "made", world)
+    call_with(made, "ci", engine_port=f'"{port}"')
+    return team_repository(tmp_path / "team", made, library(tmp_path / "library"))
 
 
 def test_a_repository_made_by_init_passes_its_own_pull_request(team: Repository, world: Any) -> None:

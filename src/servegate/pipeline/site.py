@@ -5,7 +5,7 @@ A machine (Envoy and processes) or a cluster (Gateway API and Deployments): the 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -148,7 +148,11 @@ SITES: dict[str, type[MachineSite] | type[ClusterSite]] = {"machine": MachineSit
 
 @dataclass(frozen=True)
 class Place:
-    """An open site: the ports of a rollout."""
+    """An open site: the ports of a rollout.
+
+    Attributes:
+        serving: the release in the first slot, where it can be read; None: it is empty, or a person must say.
+    """
 
     router: Router
     source: Source
@@ -156,6 +160,7 @@ class Place:
     store: Store
     slots: tuple[str, str]
     document: Mapping[str, Any]
+    serving: Callable[[], Release | None] = lambda: None
 
 
 def load_site(path: Path, namespace: str | None = None) -> Site:
@@ -270,7 +275,7 @@ def _cluster(site: ClusterSite, releases: Iterable[Release]) -> Iterator[Place]:
     # A context is a name in one person's kubeconfig: whoever takes over gets at the store by their own.
     document = site.model_copy(update={"context": None}).model_dump(mode="json")
     try:
-        yield Place(router, source, workload, store, slots, document)
+        yield Place(router, source, workload, store, slots, document, lambda: workload.release(slots[0]))
     finally:
         source.close()
         kube.close()

@@ -31,12 +31,33 @@ def idle_slot(ports: Ports, slots: tuple[str, str]) -> str:
     if known is not None and not known.state.phase.finished:
         state = known.state
         raise ConfigError(f"{state.rollout} is under way ({state.phase}): wait for its end or abort it")
-    weights = ports.router.read()
-    free = [slot for slot in slots if weights.get(slot, 0.0) == 0 and (known is None or slot != known.state.stable)]
+    # Before the first rollout the first slot serves, and what a route says comes from Git.
+    stable = slots[0] if known is None else known.state.stable
+    weights = ports.router.verify().weights if known is None else ports.router.read()
+    free = [slot for slot in slots if weights.get(slot, 0.0) == 0 and slot != stable]
     if not free:
         said = ", ".join(f"{slot} {weight:g} %" for slot, weight in sorted(weights.items()))
         raise ConfigError(f"no slot is without traffic ({said})")
     return free[-1]
+
+
+def first_slot(ports: Ports, slots: tuple[str, str], release: Release) -> str:
+    """The slot a place begins with, where the traffic goes before the first rollout.
+
+    Raises:
+        ConfigError: something runs here already, or a rollout was here.
+        InfrastructureError: the store or the workload cannot be asked.
+    """
+    known, _ = memory.load(ports.store)
+    if known is not None:
+        raise ConfigError(f"{known.state.rollout} was here: a release gets in by a rollout now")
+    for slot in slots:
+        status = ports.workload.status(slot)
+        if status.replicas and (slot, status.release) != (slots[0], release.identity()):
+            raise ConfigError(
+                f"{slot} runs {status.release or 'something of no release'}: this is not the first release"
+            )
+    return slots[0]
 
 
 def stage(
@@ -46,6 +67,7 @@ def stage(
     replicas: int,
     *,
     within: float,
+    first: bool = False,
     say: Callable[[str], None] = lambda _: None,
     clock: Callable[[], float] = time.time,
     sleep: Callable[[float], None] = time.sleep,
@@ -53,6 +75,7 @@ def stage(
     """Put a release into the idle slot and wait until it is ready; weights stay.
 
     Args:
+        first: nothing serves here yet, and this release will: it goes where the traffic goes.
         within: seconds until it must be ready.
         say: told what the slot is doing, whenever that changes.
 
@@ -60,12 +83,12 @@ def stage(
         Name of the slot.
 
     Raises:
-        ConfigError: see idle_slot; or the release serves already.
+        ConfigError: see idle_slot and first_slot; or the release serves already.
         LeaseLostError: a controller is at work here.
         InfrastructureError: it did not become ready, with the reason; it is left there to be looked at.
     """
     with _leading(ports.store, clock):
-        slot = idle_slot(ports, slots)
+        slot = first_slot(ports, slots, release) if first else idle_slot(ports, slots)
         other = next(name for name in slots if name != slot)
         if ports.workload.status(other).release == release.identity():
             raise ConfigError(f"{release.label()} serves already, in {other}")

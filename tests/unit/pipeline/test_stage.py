@@ -102,3 +102,22 @@ def test_a_rollback_need_not_wait_for_a_model_that_loads(tmp_path: Path) -> None
     world.before_sleep = somebody_else
     staged(world)
     assert set(taken) == {"rollback"}
+
+
+def test_the_first_release_of_a_place_goes_where_the_traffic_goes(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    with pytest.raises(ConfigError, match=r"blue runs sha256:[0-9a-f]+: this is not the first release"):
+        stage(place(world), SLOTS, GOOD, 1, within=60, first=True, clock=world.clock, sleep=world.sleep)
+    world.pods.clear()
+    for _ in range(2):  # the same again changes nothing
+        slot = stage(place(world), SLOTS, GOOD, 1, within=60, first=True, clock=world.clock, sleep=world.sleep)
+        assert (slot, world.ready("blue")) == ("blue", 1)
+
+
+def test_after_a_rollout_no_release_is_the_first(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    controller = world.controller()
+    controller.start(GOOD, STABLE)
+    controller.run()
+    with pytest.raises(ConfigError, match="was here: a release gets in by a rollout now"):
+        stage(place(world), SLOTS, BAD, 1, within=60, first=True, clock=world.clock, sleep=world.sleep)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from servegate.cli.rollout import act, backtest, conduct, look, replay, simulate, stage
+from servegate.cli.rollout import act, backtest, conduct, look, order, replay, simulate, stage
 
 
 @click.group(help="Move traffic to a release, or back.")
@@ -20,6 +20,7 @@ for _each in (
     conduct.machine,
     stage.stage,
     stage.unstage,
+    order.order,
     conduct.start,
     conduct.guard,
     look.status,

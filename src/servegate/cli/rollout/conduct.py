@@ -132,8 +132,10 @@ def start(
     serving = load(stable, Release) if stable is not None and stable.exists() else None
     releases = [wanted] if serving is None else [wanted, serving]
     with opened(where, releases) as place, _alerts(rules, place.store, listen, token_file):
-        if stable is not None and serving is None and not _seen(place.store):
-            raise ConfigError(f"{stable}: no such file, and the store has seen no rollout yet: what serves now?")
+        if serving is None and not _seen(place.store):
+            serving = place.serving()
+            if serving is None:
+                raise ConfigError(_unknown(stable))
         settled = _begun(place.store, order) or _under_way(place.store, wanted)
         if trusted is None and not settled:
             raise ConfigError("whose verdicts count? Give --trust FILE: no verdict, no traffic")
@@ -204,6 +206,15 @@ def _not_frozen(plan: Plan, store: Store) -> None:
     found, _ = memory.load(store)
     if frozen is not None and (found is None or found.state.phase.finished):
         raise ConfigError(f"plan {plan.name} is {frozen}; abort and rollback are never frozen")
+
+
+def _unknown(stable: Path | None) -> str:
+    """What to do before a first rollout, when nobody knows what serves."""
+    given = "" if stable is None else f"{stable}: no such file, and "
+    return (
+        f"{given}the store has seen no rollout yet: what serves now? Say it with --stable FILE; in a cluster where "
+        f"nothing serves yet, `servegate rollout stage FILE --site FILE --first` puts the first release there"
+    )
 
 
 def _seen(store: Store) -> bool:

@@ -19,10 +19,13 @@ site_option = click.option(
 @site_option
 @click.option("--replicas", type=click.IntRange(1, 64), default=1, show_default=True, help="How many of it.")
 @click.option("--within", default="30min", show_default=True, metavar="TIME", help="It must be ready by then.")
+@click.option("--first", is_flag=True, help="Nothing serves here yet, and this shall: it goes where the traffic goes.")
 @json_option
-def stage(release: Path, site: Path, replicas: int, within: str, as_json: bool) -> None:
+def stage(release: Path, site: Path, replicas: int, within: str, first: bool, as_json: bool) -> None:
     """Put the RELEASE file into the idle slot, wait until it is ready, and say its own address: to smoke-test, evaluate
     and load it before it has a verdict. Users notice nothing.
+
+    With --first it is what a place begins with: no rollout was here and nothing runs. Later releases come by `start`.
 
     Exit codes: 0 it is ready, 2 configuration or a rollout is under way, 4 it did not become ready.
     """
@@ -41,7 +44,7 @@ def stage(release: Path, site: Path, replicas: int, within: str, as_json: bool) 
     wanted = load(release, Release)
     with opened(load_site(site), [wanted]) as place:
         slot = staging.stage(
-            place, place.slots, wanted, replicas, within=limit,
+            place, place.slots, wanted, replicas, within=limit, first=first,
             say=lambda line: click.echo(plain(line), err=True),
         )  # fmt: skip
         address = place.workload.address(slot)

@@ -14,6 +14,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from pydantic import ValidationError
+
 from servegate.errors import ConfigError, InfrastructureError
 from servegate.release import Release
 from servegate.rollout.kube import ANNOTATION, Kube, KubeError, Object, annotations_of, labels_of, metadata
@@ -166,6 +168,28 @@ class DeploymentWorkload:
         if not ports or address in (None, "", "None"):
             raise ConfigError(f"Service {self._name(slot)}: needs a ClusterIP and a port named {PORT_NAME!r}")
         return f"http://{f'[{address}]' if ':' in address else address}:{ports[0]}"
+
+    def release(self, slot: str) -> Release | None:
+        """The release a slot runs, as its ConfigMap says it; None when it is empty, or runs something of no release.
+
+        Raises:
+            ConfigError: no such slot, or the ConfigMap is not of the release that the Deployment runs.
+            InfrastructureError: the API server cannot be asked, or an object is gone.
+        """
+        self._check(slot, 0)
+        deployment = self._read(slot)
+        digest = _release(deployment)
+        if digest is None or int(deployment["spec"].get("replicas", 1)) == 0:
+            return None
+        name = self._name(slot)
+        text = (self.kube.get("ConfigMap", name).get("data") or {}).get("release.json", "")
+        try:
+            found = Release.model_validate_json(text)
+        except ValidationError as error:
+            raise ConfigError(f"ConfigMap {name}: release.json cannot be read") from error
+        if found.identity() != digest:
+            raise ConfigError(f"ConfigMap {name}: is of {found.label()}, but the Deployment runs {digest}")
+        return found
 
     def targets(self) -> list[Target]:
         """The pods whose metrics are to be read: all that run, ready or not, until they are gone.

@@ -153,8 +153,7 @@ class PodRunner(threading.Thread):
 
     def _container(self, spec: Object) -> Container:
         made = Container(spec, self.address, lambda: self._start(spec), self._pool)
-        repository = spec["image"].partition("@")[0].partition(":")[0]
-        if repository not in self.setting.images:
+        if _repository(spec["image"]) not in self.setting.images:
             made.image_problem = f'failed to pull and unpack image "{spec["image"]}": not found'
         return made
 
@@ -188,7 +187,7 @@ class PodRunner(threading.Thread):
             if item["name"] in sources:
                 source = str(sources[item["name"]] / item.get("subPath", ""))
                 mounts.append([source, item["mountPath"], bool(item.get("readOnly"))])
-        image = self.setting.images[spec["image"].partition("@")[0].partition(":")[0]]
+        image = self.setting.images[_repository(spec["image"])]
         env = self.references.environment(spec, self.address)
         command = [expand(part, env) for part in spec.get("command") or image["command"]]
         command += [expand(part, env) for part in spec.get("args") or ()]
@@ -259,3 +258,9 @@ class PodRunner(threading.Thread):
                     self.leaving.set()
                     return
                 time.sleep(0.3)
+
+
+def _repository(image: str) -> str:
+    """An image's name without tag and digest; a registry's port stays."""
+    host, slash, name = image.partition("@")[0].rpartition("/")
+    return f"{host}{slash}{name.partition(':')[0]}"

@@ -1,0 +1,101 @@
+"""What workflows meet under act: a registry, a base image, a signer, `gh`, `kubectl`; and a team's repository."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import registry_server
+from act import Repository
+from image_base import push_base, release_storage, storage
+from verdicts import key_pair
+
+LIBRARY = f"team/servegate@{'0123456789' * 4}"
+"""What a team calls our repository as."""
+# GitHub's own: attestations are those that were made in this run, environments those that a test configured.
+_GH = """#!/bin/sh
+echo "$@" >> "$STAND_IN_CALLS/gh"
+case "$1 $2" in
+  "release view") exit 1 ;;
+  "attestation verify")
+    grep --quiet --fixed-strings "${3#oci://}" "$STAND_IN_CALLS/attest" || { echo "no attestation" >&2; exit 1; } ;;
+  "api repos/"*/environments/*)
+    case " $GH_ENVIRONMENTS " in
+      *" ${2##*/}:reviewed "*) echo "required_reviewers branch_policy" ;;
+      *" ${2##*/} "*) ;;
+      *) echo "Not Found (HTTP 404)" >&2; exit 1 ;;
+    esac ;;
+esac
+"""
+
+
+@dataclass(frozen=True)
+class World:
+    """What the workflows meet."""
+
+    registry: str
+    base: str
+    signer: Path
+    env: dict[str, str]
+
+
+@contextlib.contextmanager
+def world_in(folder: Path) -> Iterator[World]:
+    """The world, for as long as the context lasts."""
+    env, images = storage()
+    with registry_server.registry(folder) as registry, contextlib.ExitStack() as after:
+        after.callback(release_storage, images, env)
+        base = push_base(f"{registry}/base/vllm", env)
+        programs = folder / "bin"
+        programs.mkdir()
+        (programs / "gh").write_text(_GH, "utf-8")
+        (programs / "gh").chmod(0o755)
+        # No TLS at the test's registry; everywhere else it stays. The programs look for this in the home folder.
+        home = folder / "home"
+        settings = home / ".config/containers/registries.conf"
+        settings.parent.mkdir(parents=True)
+        settings.write_text(f'[[registry]]\nlocation = "{registry}"\ninsecure = true\n', "utf-8")
+        (home / ".cache").symlink_to(Path.home() / ".cache")
+        own = {key: env[key] for key in ("BUILDAH_ISOLATION", "CONTAINERS_STORAGE_CONF")}
+        private, public = key_pair(folder)
+        own |= {"STAND_IN_KEY": str(private), "GH_ENVIRONMENTS": "staging production:reviewed"}
+        (programs / "kubectl").symlink_to(Path(sys.executable).with_name("kubectl"))
+        own |= {"HOME": str(home), "PATH": f"{programs}:{os.environ['PATH']}"}
+        yield World(registry, base, public, own)
+
+
+def made_by_init(folder: Path, world: World, *options: str) -> Path:
+    """A fresh folder with what `servegate init` writes for a team; bases and builder are this machine's."""
+    folder.mkdir()
+    subprocess.run(["git", "init", "-q"], cwd=folder, check=True)
+    init = [str(Path(sys.executable).with_name("servegate")), "init", str(folder), "--model", "hf://Qwen/Qwen3-8B"]
+    init += ["--served-name", "support", "--workflows", LIBRARY, "--image", f"{world.registry}/other/chat", *options]
+    subprocess.run(init, check=True, stdin=subprocess.DEVNULL, capture_output=True)
+    image = {"image_base": world.base, "image_builder": "buildah", "image_min_free": '"1"'}
+    for name in ("ci", "release"):
+        call_with(folder, name, **image)
+    return folder
+
+
+def call_with(folder: Path, workflow: str, **inputs: str) -> None:
+    """Give a calling workflow, whose last lines are its inputs, more of them."""
+    file = folder / f".github/workflows/{workflow}.yml"
+    more = "".join(f"      {key.replace('_', '-')}: {value}\n" for key, value in inputs.items())
+    file.write_text(file.read_text("utf-8") + more, "utf-8")
+
+
+def library(folder: Path) -> Repository:
+    """Our repository, as it is called from others."""
+    return Repository(folder, called_as=LIBRARY)
+
+
+def team_repository(folder: Path, made: Path, calls: Repository) -> Repository:
+    """A team's repository whose main has what was made."""
+    found = Repository(folder, source=made, calls=calls)
+    found.git("update-ref", "refs/remotes/origin/main", "HEAD")
+    return found
