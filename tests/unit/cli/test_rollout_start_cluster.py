@@ -109,4 +109,4 @@ def test_the_verdict_of_a_drill_counts_in_a_namespace_for_drills_alone(
     )
     assert start(None, monkeypatch) == 2
     # The verdict has been accepted: what is missing now is the release that serves.
-    assert "the store has seen no rollout yet: say which release serves now" in capsys.readouterr().err
+    assert "the store has seen no rollout yet: what serves now?" in capsys.readouterr().err

@@ -602,3 +602,23 @@ def test_where_nodes_may_not_be_read_they_are_asked_once(
         clock.at += 6
         assert workload.status("green").reclaimed == ()
     assert sum(path.startswith("/api/v1/nodes") for _, path in api.calls) == 1
+
+
+def test_what_a_slot_runs_can_be_read_from_the_cluster_alone(api: FakeKube, workload: DeploymentWorkload) -> None:
+    assert workload.release("blue") is None  # empty
+    workload.ensure("blue", release(), 1)
+    assert workload.release("blue") == release()
+    workload.scale("blue", 0)
+    assert workload.release("blue") is None
+    workload.scale("blue", 1)
+    config = copy.deepcopy(api.objects[f"{CORE}configmaps/llm-blue"])
+    for text, said in (("{", "release.json cannot be read"), (release(name="v3").model_dump_json(), "is of v3")):
+        config["data"]["release.json"] = text
+        api.put(f"{CORE}configmaps/llm-blue", config)
+        with pytest.raises(ConfigError, match=said):
+            workload.release("blue")
+
+
+def test_a_slot_that_is_not_there_runs_nothing(workload: DeploymentWorkload) -> None:
+    workload.app = "other"
+    assert workload.release("blue") is None

@@ -132,10 +132,6 @@ def start(
     serving = load(stable, Release) if stable is not None and stable.exists() else None
     releases = [wanted] if serving is None else [wanted, serving]
     with opened(where, releases) as place, _alerts(rules, place.store, listen, token_file):
-        if serving is None and not _seen(place.store):
-            serving = place.serving()
-            if serving is None:
-                raise ConfigError(_unknown(stable))
         settled = _begun(place.store, order) or _under_way(place.store, wanted)
         if trusted is None and not settled:
             raise ConfigError("whose verdicts count? Give --trust FILE: no verdict, no traffic")
@@ -154,6 +150,10 @@ def start(
             _not_frozen(rules, place.store)
             if trusted is not None and not settled:
                 trusted.require(wanted)
+        if serving is None and not _seen(place.store):
+            serving = place.serving()
+            if serving is None:
+                raise ConfigError(_unknown(stable))
         state = controller.start(wanted, serving, order)
         with CanaryView(shown(rules, state), console) as view:
             controller.on_tick = view

@@ -170,14 +170,19 @@ class DeploymentWorkload:
         return f"http://{f'[{address}]' if ':' in address else address}:{ports[0]}"
 
     def release(self, slot: str) -> Release | None:
-        """The release a slot runs, as its ConfigMap says it; None when it is empty, or runs something of no release.
+        """The release a slot runs, as its ConfigMap says it; None when it is empty, not there, or runs no release.
 
         Raises:
             ConfigError: no such slot, or the ConfigMap is not of the release that the Deployment runs.
-            InfrastructureError: the API server cannot be asked, or an object is gone.
+            InfrastructureError: the API server cannot be asked, or the ConfigMap is gone.
         """
         self._check(slot, 0)
-        deployment = self._read(slot)
+        try:
+            deployment = self._read(slot)
+        except KubeError as error:
+            if error.missing:
+                return None
+            raise
         digest = _release(deployment)
         if digest is None or int(deployment["spec"].get("replicas", 1)) == 0:
             return None
