@@ -12,6 +12,7 @@ from pathlib import Path
 import crds
 import pytest
 from apply import Applier
+from cluster_place import Place, Users
 from workflow_world import World, world_in
 
 from cluster import Cluster, ClusterUnavailableError
@@ -75,3 +76,11 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     """What workflows meet beside the cluster."""
     with world_in(tmp_path_factory.mktemp("world")) as made:
         yield made
+
+
+@pytest.fixture
+def users(place: Place) -> Iterator[Users]:
+    """Traffic on v1 in blue of the module's `place`."""
+    made = place.serve()
+    yield made
+    made.stop()

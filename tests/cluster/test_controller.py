@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from cluster_place import PLAN, Place, Users
-from controllers import IMAGE, component
+from controllers import component
 
 from cluster import Cluster
 
@@ -25,18 +23,8 @@ FILES = ("plan.yaml", "site.yaml", "trust.yaml", "release.pub")
 def place(cluster: Cluster, tmp_path: Path) -> Iterator[Place]:
     made = Place(cluster, tmp_path)
     (tmp_path / "plan.yaml").write_text(LONGER)
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    cluster.add_image(IMAGE, sys.executable, env={"PATH": path})
     yield made
     made.close()
-
-
-@pytest.fixture
-def users(place: Place) -> Iterator[Users]:
-    """Traffic on v1 in blue."""
-    made = place.serve()
-    yield made
-    made.stop()
 
 
 def order(place: Place, name: str) -> None:

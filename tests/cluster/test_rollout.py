@@ -21,14 +21,6 @@ def place(cluster: Cluster, tmp_path: Path) -> Iterator[Place]:
     made.close()
 
 
-@pytest.fixture
-def users(place: Place) -> Iterator[Users]:
-    """Traffic on v1 in blue."""
-    made = place.serve()
-    yield made
-    made.stop()
-
-
 def test_a_release_is_promoted_and_rolled_back_from_a_terminal(place: Place, users: Users) -> None:
     """Git is applied in the middle and after the promotion, as Argo CD does it: it takes nothing back."""
     terminal = place.terminal(*place.started("v2"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 import threading
 import time
 import uuid
@@ -16,8 +17,9 @@ from typing import Any
 import gitops
 import urllib3
 import yaml
-from cluster.run import SIMULATOR
-from manifests import placed
+from cluster.run import GATEWAY_PORT, SIMULATOR
+from controllers import IMAGE
+from manifests import Object, placed
 from verdicts import key_pair, signed, verdict
 
 from cluster import Cluster
@@ -53,7 +55,10 @@ RELEASES: dict[str, tuple[str, ...]] = {
     "v4": ("--no-such-flag",),
     "v5": ("--fault=errors:rate=1",),
     "v6": (),
+    "v7": (),
 }
+FAULTS = {"v7": "errors:rate=0.5"}
+"""Made in front of the engine, where component drill is."""
 IMAGES = {"v6": "servegate.test/absent"}
 """Of those that are not the simulator."""
 
@@ -115,11 +120,21 @@ class Users:
 
 
 class Place:
-    """A namespace with the shipped manifests, and terminals to work in."""
+    """A namespace with the shipped manifests, and terminals to work in.
 
-    def __init__(self, cluster: Cluster, folder: Path) -> None:
+    Args:
+        components: of the overlay.
+        changed: makes of a document what is applied.
+    """
+
+    def __init__(
+        self, cluster: Cluster, folder: Path, *components: str, changed: Callable[[Object], Object] = lambda item: item
+    ) -> None:
         self.cluster, self.folder, self.namespace = cluster, folder, f"llm-{uuid.uuid4().hex[:6]}"
-        cluster.apply(*placed("local", self.namespace))
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        cluster.add_image(IMAGE, sys.executable, env={"PATH": path})
+        found = placed("local", self.namespace, *components)
+        cluster.apply(*(changed(item) for item in found))
         self.kube = Kube(self.namespace, kubeconfig=cluster.kubeconfig)
         self.router = HttpRouteRouter(self.kube, "llm", {"blue": "llm-blue", "green": "llm-green"})
         self.workload = DeploymentWorkload(self.kube, "llm")
@@ -132,10 +147,16 @@ class Place:
         for name in RELEASES:
             made = release(name)
             made.write(folder / f"{name}.json")
-            (folder / f"{name}.verdict.json").write_bytes(signed(verdict(made, decided=1.0), made, key))
+            drill = "a drill" if name in FAULTS else None
+            (folder / f"{name}.verdict.json").write_bytes(signed(verdict(made, decided=1.0), made, key, drill=drill))
 
     def close(self) -> None:
         self.cluster.kubectl("delete", "namespace", self.namespace, "--wait=false")
+
+    @property
+    def url(self) -> str:
+        """Where users connect who can resolve the namespace's host name."""
+        return f"http://{self.namespace}.test:{GATEWAY_PORT}"
 
     @property
     def store(self) -> str:
@@ -155,8 +176,12 @@ class Place:
         return {**os.environ, "KUBECONFIG": str(kubeconfig or self.cluster.kubeconfig), "SERVEGATE_STORE": self.store}
 
     def terminal(self, *arguments: str, kubeconfig: Path | None = None) -> subprocess.Popen[str]:
+        """A command whose machine knows the namespace's host name, as DNS does of users' machines."""
+        hosts = self.folder / "hosts"
+        hosts.write_text(f"{Path('/etc/hosts').read_text()}\n{self.cluster.addresses.inside} {self.namespace}.test\n")
+        knowing = ["unshare", "--mount", "sh", "-c", 'mount --bind "$0" /etc/hosts && exec "$@"', str(hosts)]
         return subprocess.Popen(
-            python("-c", "from servegate.cli import main; main()", "rollout", *arguments),
+            [*knowing, *python("-c", "from servegate.cli import main; main()", "rollout", *arguments)],
             env=self.environment(kubeconfig),
             cwd=self.folder,
             stdout=subprocess.PIPE,
@@ -208,6 +233,26 @@ class Place:
         names = [pod["metadata"]["name"] for pod in pods]
         return f"{said}; " + "; ".join(f"{name}: {self.cluster.pod_log(name)[:4000]}" for name in names)
 
+    def ended(self, job: str, timeout: float = 150.0) -> tuple[str, str]:
+        """Wait for the end of a Job: Complete or Failed (or "", when it does not end), and what its pods said."""
+        found: list[str] = []
+
+        def over() -> bool:
+            status = self.cluster.get("-n", self.namespace, "job", job).get("status", {})
+            found[:] = [item["type"] for item in status.get("conditions", ()) if item["status"] == "True"]
+            return bool({"Complete", "Failed"} & set(found))
+
+        try:
+            self.cluster.until(f"the end of job {job}", over, timeout)
+        except InfrastructureError as error:
+            found[:] = [str(error)]
+        pods = self.cluster.get("-n", self.namespace, "pods", "-l", f"job-name={job}")["items"]
+        said = "".join(
+            f"{json.dumps(pod['status'].get('containerStatuses'))}\n{self.cluster.pod_log(pod['metadata']['name'])}"
+            for pod in pods
+        )
+        return next((each for each in ("Complete", "Failed") if each in found), ""), said
+
     def apply_git(self) -> None:
         """What Argo CD does at a sync: everything that Git says, by force, except what it is told to leave alone."""
         for item in placed("local", self.namespace):
@@ -251,4 +296,5 @@ def release(name: str) -> Release:
         model=Model(uri="builtin://knowledge", served_name="support"),
         engine=Engine(name="simulator", version="1"),
         args=("--seed", name[1:], *RELEASES[name]),
+        env={"SERVEGATE_FAULT": FAULTS[name]} if name in FAULTS else {},
     )

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
+import json
 
 import yaml
-from manifests import K8S
+from manifests import K8S, Object
 
 IMAGE = "servegate.test/controller"
+"""An image with servegate in it."""
 
 
-def component(name: str, file: str, namespace: str) -> dict[str, Any]:
+def component(name: str, file: str, namespace: str) -> Object:
     """A shipped document, in a namespace and with an image that the test cluster has."""
-    text = (K8S / "components" / name / file).read_text().replace("example.invalid/servegate", IMAGE)
-    document: dict[str, Any] = yaml.safe_load(text)
+    document: Object = with_image(yaml.safe_load((K8S / "components" / name / file).read_text()))
     document["metadata"]["namespace"] = namespace
     return document
+
+
+def with_image(document: Object) -> Object:
+    """The document with an image of the test cluster in the place of the placeholder."""
+    found: Object = json.loads(json.dumps(document).replace("example.invalid/servegate", IMAGE))
+    return found

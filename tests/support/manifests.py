@@ -97,9 +97,9 @@ def pods_of(item: Object) -> list[Object]:
     return [spec["template"]] if item["kind"] in WITH_PODS else []
 
 
-def placed(overlay: str, namespace: str) -> list[Object]:
+def placed(overlay: str, namespace: str, *components: str) -> list[Object]:
     """The overlay's objects in another namespace, reached through the gateway as host `<namespace>.test`."""
-    found = documents(overlay)
+    found = documents(overlay, *components)
     for item in found:
         if item["kind"] == "Namespace":
             item["metadata"]["name"] = namespace

@@ -15,6 +15,7 @@ from servegate.gates.statement import Attested
 from servegate.gates.trust import Trust
 from servegate.gates.verify import Verification
 from servegate.loadtest.profile import Profile
+from servegate.pipeline.drill import Drill
 from servegate.pipeline.site import ClusterSite, MachineSite
 from servegate.release import Release
 from servegate.report.model import Report
@@ -45,6 +46,7 @@ MODELS: dict[str, type[BaseModel]] = {
     "plan": Plan,
     "prometheus": PrometheusConfig,
     "traffic": Traffic,
+    "drill": Drill,
     "site": MachineSite,
     "cluster-site": ClusterSite,
 }

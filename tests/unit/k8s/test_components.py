@@ -18,7 +18,7 @@ from servegate.cli import cli
 from servegate.rollout.kube import Kube
 from servegate.rollout.routers.http_route import HttpRouteRouter, Kind
 from servegate.rollout.workloads.capacity import requests
-from servegate.rollout.workloads.pod_template import drain_seconds
+from servegate.rollout.workloads.pod_template import drain_seconds, engine_container, engine_port, port_of
 
 VERSIONS = tuple(f"1.{minor}" for minor in range(30, 38))
 SLOTS = ("blue", "green")
@@ -197,7 +197,7 @@ def test_pre_stop_drain_and_grace_are_consistent(combination: tuple[str, ...]) -
     for item in documents(*combination):
         if item["kind"] == "Deployment" and item["metadata"]["name"].startswith("llm-"):
             spec = item["spec"]["template"]["spec"]
-            (engine,) = spec["containers"]
+            engine = engine_container(item)[1]
             assert (
                 engine["lifecycle"]["preStop"]["sleep"]["seconds"] + drain_seconds(item) + 15
                 == (spec["terminationGracePeriodSeconds"])
@@ -211,6 +211,25 @@ def test_pre_stop_drain_and_grace_are_consistent(combination: tuple[str, ...]) -
             (drain,) = [int(each["value"]) for each in engine["env"] if each["name"] == "SERVE_DRAIN_SECONDS"]
             pause = engine["lifecycle"]["preStop"]["sleep"]["seconds"]
             assert pause + drain + 15 == spec["terminationGracePeriodSeconds"]
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_a_drill_stands_between_the_service_and_the_engine(overlay: str) -> None:
+    for name, item in of_kind(overlay, "Deployment", "drill").items():
+        (fault,) = [each for each in item["spec"]["template"]["spec"]["containers"] if each["name"] == "fault"]
+        engine = engine_container(item)[1]
+        assert (port_of(item), engine_port(item)) == (8009, 8000)
+        assert f"--engine=http://127.0.0.1:{engine_port(item)}" in fault["args"]
+        assert f"--port={port_of(item)}" in fault["args"]
+        assert of_kind(overlay, "Service", "drill")[name]["spec"]["ports"][0]["targetPort"] == "http"
+        assert all(
+            engine[f"{kind}Probe"]["httpGet"]["port"] == "engine" for kind in ("startup", "readiness", "liveness")
+        )
+        # It passes on for as long as the engine answers.
+        pause = fault["lifecycle"]["preStop"]["sleep"]["seconds"]
+        assert pause >= engine["lifecycle"]["preStop"]["sleep"]["seconds"]
+    ((_, namespace),) = of_kind(overlay, "Namespace", "drill").items()
+    assert namespace["metadata"]["labels"]["servegate.dev/drills"] == "allowed"
 
 
 @combinations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from servegate.cli.rollout import act, backtest, conduct, look, order, replay, simulate, stage
+from servegate.cli.rollout import act, backtest, conduct, drill, look, order, replay, simulate, stage
 
 
 @click.group(help="Move traffic to a release, or back.")
@@ -23,6 +23,7 @@ for _each in (
     order.order,
     conduct.start,
     conduct.guard,
+    drill.drill,
     look.status,
     look.watch,
     look.watchdog,

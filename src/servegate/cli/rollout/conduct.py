@@ -14,6 +14,7 @@ from servegate.cli.rollout.common import json_option, registry_option, store_opt
 
 if TYPE_CHECKING:
     from servegate.release import Release
+    from servegate.rollout.model import State
     from servegate.rollout.plan import Plan
     from servegate.rollout.ports import Store
 
@@ -110,6 +111,34 @@ def start(
     Exit codes: 0 promoted, 1 rolled back or refused by its verdict, 2 configuration, 3 undecided or no verdict that
     counts, 4 could not go on or not proven.
     """
+    state = conducted(
+        release, site, plan, namespace=namespace, verdict=verdict, registry=registry, trust=trust, stable=stable,
+        guarded=guarded, order=order, listen=listen, token_file=token_file, quiet=as_json,
+    )  # fmt: skip
+    common.finish(state, as_json)
+
+
+def conducted(
+    release: Path,
+    site: Path,
+    plan: Path,
+    *,
+    namespace: str | None = None,
+    verdict: tuple[Path, ...] = (),
+    registry: bool = False,
+    trust: Path | None = None,
+    stable: Path | None = None,
+    guarded: bool = False,
+    order: str | None = None,
+    listen: str | None = None,
+    token_file: Path | None = None,
+    quiet: bool = False,
+) -> State:
+    """Roll a release out, or go on with it; the state in which it ended. Its report is written.
+
+    Args:
+        quiet: what happens is shown on stderr.
+    """
     from rich.console import Console
 
     from servegate.config import load
@@ -128,7 +157,7 @@ def start(
     if guarded and rules.guard is None:
         raise ConfigError(f"plan {rules.name} has no `guard`")
     read_suites(rules)
-    console = Console(stderr=as_json)
+    console = Console(stderr=quiet)
     serving = load(stable, Release) if stable is not None and stable.exists() else None
     releases = [wanted] if serving is None else [wanted, serving]
     with opened(where, releases) as place, _alerts(rules, place.store, listen, token_file):
@@ -162,7 +191,7 @@ def start(
                 controller.request("guard", by=common.asker())
                 state = common.run(controller)
     common.write_report(where.root)
-    common.finish(state, as_json)
+    return state
 
 
 @click.command(short_help="Watch a promoted release; roll it back if it must.")

@@ -47,10 +47,27 @@ def engine_container(item: Object) -> tuple[int, Object]:
 
 
 def port_of(item: Object) -> int:
-    """Port of the engine, in a Deployment or a pod. Raises ConfigError when no port has the name http."""
-    for found in engine_container(item)[1].get("ports") or ():
-        if found.get("name") == PORT_NAME:
-            return int(found["containerPort"])
+    """Port at which a slot is reached, in a Deployment or a pod: the engine's own, or of what stands before it.
+
+    Raises:
+        ConfigError: no port has the name http.
+    """
+    for container in _spec(item)["containers"]:
+        for found in container.get("ports") or ():
+            if found.get("name") == PORT_NAME:
+                return int(found["containerPort"])
+    raise ConfigError(f"{item['metadata']['name']}: no container has a port {PORT_NAME!r}")
+
+
+def engine_port(item: Object) -> int:
+    """Port the engine itself listens at: the one named http, or its first where another container has that name.
+
+    Raises:
+        ConfigError: the container of the engine has no port.
+    """
+    ports = engine_container(item)[1].get("ports") or ()
+    for found in sorted(ports, key=lambda port: port.get("name") != PORT_NAME):
+        return int(found["containerPort"])
     raise ConfigError(f"{item['metadata']['name']}: container {ENGINE} has no port {PORT_NAME!r}")
 
 
@@ -104,7 +121,7 @@ def arguments(release: Release, deployment: Object) -> list[str]:
     made += ["--served-model-name", release.model.served_name]
     if scheme == "hf" and release.model.revision and release.engine.name == "vllm":
         made += ["--revision", release.model.revision]
-    made += ["--host", "0.0.0.0", "--port", str(port_of(deployment))]  # noqa: S104  a pod's address is not known before
+    made += ["--host", "0.0.0.0", "--port", str(engine_port(deployment))]  # noqa: S104  a pod's address is not known before
     made += ["--shutdown-timeout", str(drain_seconds(deployment))]
     if release.chat_template is not None:
         made += ["--chat-template", f"{FILES}/chat-template.jinja"]

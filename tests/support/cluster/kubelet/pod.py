@@ -187,6 +187,11 @@ class PodRunner(threading.Thread):
             if item["name"] in sources:
                 source = str(sources[item["name"]] / item.get("subPath", ""))
                 mounts.append([source, item["mountPath"], bool(item.get("readOnly"))])
+        if aliases := self.pod["spec"].get("hostAliases"):
+            lines = [f"{item['ip']} {' '.join(item['hostnames'])}" for item in aliases]
+            hosts = self.folder / "hosts"
+            hosts.write_text("\n".join([Path("/etc/hosts").read_text(), *lines, ""]))
+            mounts.append([str(hosts), "/etc/hosts", True])
         image = self.setting.images[_repository(spec["image"])]
         env = self.references.environment(spec, self.address)
         command = [expand(part, env) for part in spec.get("command") or image["command"]]
