@@ -36,8 +36,10 @@ class Contract(BaseModel):
         given = self.__pydantic_fields_set__
         if not update:
             return _made(type(self), self.__dict__.copy(), given)
-        if not update.keys() <= given:
-            given = given | update.keys()
+        for name in update:
+            if name not in given:
+                given = given | update.keys()
+                break
         return _made(type(self), {**self.__dict__, **update}, given)
 
     @classmethod
@@ -87,11 +89,11 @@ class Contract(BaseModel):
 
 
 _Model = TypeVar("_Model", bound=BaseModel)
-_set = object.__setattr__
+_new, _set = object.__new__, object.__setattr__
 
 
 def _made(cls: type[_Model], fields: dict[str, Any], given: set[str]) -> _Model:
-    made = cls.__new__(cls)
+    made = _new(cls)
     _set(made, "__dict__", fields)
     _set(made, "__pydantic_fields_set__", given)
     _set(made, "__pydantic_extra__", None)
