@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -36,3 +37,18 @@ def test_dark_and_light_differ(markup: str, tmp_path: Path) -> None:
 def test_a_verdict_fits(text: str, width: int, tmp_path: Path) -> None:
     result = measured(document(*samples().make_compared(text)), width, tmp_path)
     assert result["found"] == []
+
+
+@pytest.mark.parametrize("width", [400, 640, 810, 1012, 1280])
+@pytest.mark.parametrize("text", ["v2 is slower than agreed.", "W" * 300])
+def test_the_sections_of_a_canary_fit(text: str, width: int, tmp_path: Path) -> None:
+    result = measured(document(samples().make_ended(text)), width, tmp_path)
+    assert result["found"] == []
+    assert result["sideways"] == []
+
+
+def test_the_sections_of_a_canary_stand_in_the_page_of_its_release(tmp_path: Path) -> None:
+    story = replace(samples().make_stories()[0], reports=(samples().make_ended("v2"),))
+    result = measured(page("Demo", [story]), 400, tmp_path)
+    assert result["found"] == []
+    assert "Before the canary" not in result["headings"]

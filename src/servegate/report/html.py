@@ -34,6 +34,7 @@ from servegate.report.model import Finding, Measure, Report
 from servegate.report.plots import Plot, timeline_plots
 from servegate.report.records import EvalRecord
 from servegate.report.rows import levels, row
+from servegate.report.sections import Section, sections
 from servegate.report.story import Defect, Facts, ReleaseStory, cards, facts, headline, ratio, summary
 from servegate.report.verdict import Verdict
 
@@ -99,6 +100,7 @@ class _ReportView:
     others: tuple[tuple[str, str, str], ...]
     left_out: int
     findings: tuple[Finding, ...]
+    sections: tuple[Section, ...]
     failed: tuple[EvalRecord, ...]
     unmeasured: tuple[EvalRecord, ...]
 
@@ -277,6 +279,7 @@ def _report_view(report: Report, records: Sequence[EvalRecord]) -> _ReportView:
         others=tuple((measure_name(m), measured(m), _n(m)) for m in others),
         left_out=len(shown) - len(measures),
         findings=tuple(finding for finding in report.findings if finding.code not in told),
+        sections=sections(report.canary),
         failed=tuple(record for record in records if record.score is not None and record.score < 1),
         unmeasured=tuple(record for record in records if record.score is None),
     )

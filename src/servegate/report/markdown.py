@@ -16,6 +16,7 @@ from servegate.report.backing import Backing, Item
 from servegate.report.format import clean, count, date, measure_name, measured, plural, quantity, short_hash
 from servegate.report.model import Report
 from servegate.report.rows import by_weight, levels, notable, row
+from servegate.report.sections import Section, sections
 from servegate.report.verdict import CheckResult, Outcome, Verdict
 
 COMMENT_BYTES = 60_000
@@ -109,6 +110,8 @@ def report_markdown(report: Report) -> str:
     lines = [f"### {escape(report.kind)} {escape(report.name, 80)} of {escape(who, 80)}", ""]
     if report.void is not None:
         lines += ["> [!WARNING]", f"> Void: {escape(report.void.message)}", ""]
+    for section in sections(report.canary):
+        lines += _section(section)
     lines += ["| Measure | Value | n |", "|---|--:|--:|"]
     for measure in report.measures:
         n = f"{count(measure.n)} of {count(measure.attempted)}"
@@ -116,6 +119,19 @@ def report_markdown(report: Report) -> str:
     lines += ["", *(f"- **{finding.severity}** {escape(finding.message)}" for finding in report.findings)]
     lines.append(f"\n<sub>{date(report.started)} · {escape(report.tool, 80)}</sub>")
     return "\n".join(lines) + "\n"
+
+
+def _section(part: Section) -> list[str]:
+    lines = [f"#### {_SIGN[Outcome(part.outcome)]} {escape(part.title, 160)}", "", escape(part.lead), ""]
+    if part.todo:
+        lines += ["> [!CAUTION]", f"> **What a person must do**: {escape(part.todo, 2000)}", ""]
+    lines += [*(f"- **{escape(label)}** {escape(value, 2000)}" for label, value in part.facts.items()), ""]
+    if part.rows:
+        lines += [f"| | {' | '.join(part.head[1:])} |", f"|---{'|---' * (len(part.head) - 1)}|"]
+        for outcome, *cells in part.rows:
+            lines.append(f"| {_SIGN[Outcome(outcome)]} {outcome} | {' | '.join(escape(cell) for cell in cells)} |")
+        lines.append("")
+    return lines
 
 
 def _lines(

@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 
 from servegate.contract import Contract, Sha256, Slot
 from servegate.endpoint import EndpointFacts
+from servegate.report.canary import CanaryStory
 from servegate.report.records import Count, Epoch
 
 Unit = Literal["seconds", "fraction", "tokens", "usd", "count", "requests/second", "tokens/second", "bytes", "score"]
@@ -121,6 +122,7 @@ class Report(Contract):
     measures: tuple[Measure, ...] = ()
     samples: tuple[Samples, ...] = ()
     findings: tuple[Finding, ...] = ()
+    canary: CanaryStory | None = Field(None, description="of kind canary: how it went back, was watched, or compared")
 
     @model_validator(mode="after")
     def _consistent(self) -> Report:

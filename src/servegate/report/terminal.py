@@ -26,6 +26,7 @@ from servegate.report.format import (
 )
 from servegate.report.model import Report
 from servegate.report.rows import Row, levels, notable, row
+from servegate.report.sections import Section, sections
 from servegate.report.verdict import CheckResult, Outcome, Verdict
 
 STYLES = {
@@ -124,15 +125,54 @@ def print_report(report: Report, console: Console) -> None:
         findings.insert(0, "VOID: these numbers must not be judged")
     if not interactive(console):
         width = max((len(name) for name, *_ in rows), default=0)
-        say(console, [head, *(f"  {name:<{width}}  {value}  n {n}" for name, value, n in rows), *findings])
+        told = [line for part in sections(report.canary) for line in _plain_section(part)]
+        say(console, [head, *told, *(f"  {name:<{width}}  {value}  n {n}" for name, value, n in rows), *findings])
         return
     console.print(Text(encodable(head, console), "bold"))
+    for part in sections(report.canary):
+        _print_section(part, console)
     table = _table("Measure", "Value [interval]", "n of attempted")
     for cells in rows:
         table.add_row(*(Text(encodable(cell, console)) for cell in cells))
     console.print(table)
     for line in findings:
         console.print(Text(encodable(line, console), "bold magenta" if line.startswith("VOID") else "yellow"))
+
+
+def _plain_section(part: Section) -> list[str]:
+    lines = [f"{part.outcome:<12}  {clean(part.title)}: {clean(part.lead)}"]
+    lines += [f"  DO: {clean(part.todo)}"] if part.todo else []
+    lines += [f"  {label}: {clean(value)}" for label, value in part.facts.items()]
+    for outcome, name, *cells in part.rows:
+        named = zip(part.head[2:], cells, strict=True)
+        found = (
+            clean(cells[0]) if len(cells) == 1 else "; ".join(f"{head} {clean(cell)}" for head, cell in named if cell)
+        )
+        lines.append(f"  {outcome:<12}  {clean(name)}: {found}")
+    return lines
+
+
+def _print_section(part: Section, console: Console) -> None:
+    style = STYLES[Outcome(part.outcome)]
+    signs = glyphs(console)
+    head = f"{_mark(Outcome(part.outcome), signs)} {clean(part.title)}: {clean(part.lead)}"
+    console.print(Text(encodable(head, console), style))
+    if part.todo:
+        console.print(Text(encodable(f"What a person must do: {clean(part.todo)}", console), "bold red"))
+    facts = _table("", "")
+    facts.show_header = False
+    for label, value in part.facts.items():
+        facts.add_row(label, Text(encodable(clean(value), console)))
+    console.print(facts)
+    if part.rows:
+        table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
+        for name in part.head:
+            table.add_column(encodable(name, console), overflow="fold")
+        for outcome, *cells in part.rows:
+            mark = Text(f"{_mark(Outcome(outcome), signs)} {outcome}", STYLES[Outcome(outcome)])
+            table.add_row(mark, *(Text(encodable(clean(cell), console)) for cell in cells))
+        console.print(table)
+    console.print()
 
 
 def _checks(verdict: Verdict, signs: Glyphs, console: Console) -> Table:

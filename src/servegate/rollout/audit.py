@@ -21,7 +21,9 @@ from pydantic import Field, ValidationError
 from servegate.config import validate
 from servegate.contract import Contract, Sha256, Slot, canonical_json, sha256
 from servegate.errors import ConfigError
+from servegate.report.canary import Guarded, Proof
 from servegate.report.records import Epoch, Evidence, read_records
+from servegate.rollout import endings
 from servegate.rollout.actions import Action
 from servegate.rollout.decide import decide
 from servegate.rollout.journal import append_line, last_line
@@ -45,6 +47,8 @@ class AuditTick(Contract):
     set_apart: dict[Slot, float] = Field(
         default_factory=dict, description="failures put down to pods that the platform took away"
     )
+    proof: Proof | None = Field(None, description="of a rollback under way, or that ended at this tick")
+    guard: Guarded | None = Field(None, description="the watch over a promoted release, while there is one")
     phase: str
     weights: dict[Slot, float]
     reason: str = Field("", description="why something changed")
@@ -76,6 +80,8 @@ def line(plan: Plan, before: State, seen: Observation, decision: Decision, known
         observation=seen.model_copy(update={"readings": None}),
         evidence=decision.tick.evidence,
         set_apart={slot: float(tick.set_apart) for slot, tick in decision.tick.slots.items() if tick.set_apart},
+        proof=endings.proof(plan, before, decision.state, seen),
+        guard=endings.guarded(plan, decision.state),
         phase=decision.state.phase.value,
         weights=decision.state.weights,
         reason=decision.reason,

@@ -15,6 +15,7 @@ from servegate.contract import sha256_file
 from servegate.errors import ConfigError
 from servegate.report.model import Conditions, Finding, Interval, Measure, Report, Samples, Subject
 from servegate.rollout.audit import AuditTick, read_trail
+from servegate.rollout.canary_story import story
 from servegate.rollout.deltas import BucketError, add
 from servegate.rollout.model import State
 from servegate.rollout.plan import Plan
@@ -60,6 +61,7 @@ def canary_report(trail: Path, output: Path) -> Report:
             ),
         ),
         findings=tuple(_findings(of_it)),
+        canary=story(plan, state, of_it),
     )
 
 

@@ -5,12 +5,24 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 
 from servegate.release import Engine, Model, Release
 from servegate.report.backing import Backing
+from servegate.report.canary import (
+    AlertTaken,
+    CanaryStory,
+    Guarded,
+    MetricSeen,
+    Proof,
+    ProofPoint,
+    SampleRatio,
+    Trial,
+    Watch,
+    WayBack,
+)
 from servegate.report.model import Conditions, Finding, Interval, Measure, Report, Samples, Subject
 from servegate.report.records import CanaryTick, EvalRecord, Evidence, RequestRecord, SlotTick
 from servegate.report.story import Defect, ReleaseStory
@@ -455,3 +467,54 @@ def reports() -> tuple[Report, ...]:
 def hostile(request: pytest.FixtureRequest) -> str:
     text: str = request.param
     return text
+
+
+def make_ended(text: str) -> Report:
+    """The report of a canary with all there can be beyond numbers, and foreign text wherever it can stand."""
+    points = (
+        ProofPoint(what="weights", outcome="PASS", found="the router serves blue with 100 %"),
+        ProofPoint(what="answers", outcome="PASS", found="1,231 of 1,260 requests were answered in 30 s"),
+        ProofPoint(what="errors", outcome="FAIL", found=f"29 of 1,260 failed (2.3 %), 1 % is normal: {text}"),
+    )
+    guarded = Guarded(
+        release="v2", slot="green", since=START + 600, until=START + 2400,
+        evidence=(
+            Evidence(check="errors-slo", log_e=2.1, log_limit=4.6), Evidence(check=text[:80], log_e=5, log_limit=4.6),
+        ),
+    )  # fmt: skip
+    metric: dict[str, Any] = {
+        "better": "higher",
+        "level": 0.95,
+        "stable": 0.4123,
+        "candidate": 0.4391,
+        "effect": 0.0268,
+    }
+    return Report(
+        kind="canary", name="careful", subject=Subject(release=HASH, name="v2"), started=START, finished=START + 2500,
+        tool="servegate 0.1.0",
+        canary=CanaryStory(
+            way_back=WayBack(
+                decided=START + 2000, why=f"alert {text}", effective=START + 2005, ended=START + 2300,
+                proof=Proof(to="v1", slot="blue", points=points, todo=f"look at what both slots share: {text}"),
+            ),
+            watch=Watch(
+                guarded=guarded, outcome="FAIL", ended=START + 2000, decision=f"alert {text}",
+                alerts=(
+                    AlertTaken(at=START + 900, kind="freeze", text=text, outcome="paused"),
+                    AlertTaken(at=START + 960, kind="resolved", text=text, outcome="goes on"),
+                    AlertTaken(at=START + 2000, kind="rollback", text=text, outcome="rolling back"),
+                ),
+            ),
+            experiment=Trial(
+                hypothesis=text, horizon="sequential", users={"blue": 8312, "green": 8290}, wanted=20_000,
+                ratio=SampleRatio(planned=0.5, found=0.4993, outcome="PASS", text="4 % of the evidence"),
+                metrics=(
+                    MetricSeen(
+                        name="accepted", primary=True, bound=0.02, low=0.011, high=0.043, outcome="PASS", **metric
+                    ),
+                    MetricSeen(name=text[:80], primary=False, bound=0.01, outcome="INCONCLUSIVE", **metric),
+                ),
+                outcome="PASS", decision=f"accepted: better; {text}",
+            ),
+        ),
+    )  # fmt: skip

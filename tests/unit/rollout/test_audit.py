@@ -163,6 +163,11 @@ def test_the_report_of_a_canary(tmp_path: Path, capsys: pytest.CaptureFixture[st
     (sidecar,) = report.samples
     assert (output.parent / sidecar.path).resolve() == path.resolve()
     assert report.findings[0].code == ("rolled-back" if item is BAD else "promoted")
+    assert (report.canary is not None) is (item is BAD)
+    if report.canary is not None:
+        back = report.canary.way_back
+        assert back is not None
+        assert [point.outcome for point in back.proof.points] == ["PASS"] * 3
 
 
 def test_the_last_whole_line_of_a_journal(tmp_path: Path) -> None:
