@@ -88,6 +88,7 @@ class Policy(Config):
         checks = {check.id: check for check in self.checks}
         if len(group.checks) < 2:
             raise ValueError(f"group {group.id!r} has {len(group.checks)} checks; there is nothing to correct")
+        alphas = set()
         for name in group.checks:
             if name not in checks:
                 near = difflib.get_close_matches(name, checks, n=1)
@@ -99,7 +100,8 @@ class Policy(Config):
                 raise ValueError(f"group {group.id!r}: check {name!r} is not against a baseline")
             if baseline.looks is not None:
                 raise ValueError(f"group {group.id!r}: check {name!r} has looks; corrections and looks do not combine")
-        if len({checks[name].baseline.alpha for name in group.checks}) > 1:  # type: ignore[union-attr]
+            alphas.add(baseline.alpha)
+        if len(alphas) > 1:
             raise ValueError(f"group {group.id!r}: its checks have different confidences")
 
     def identity(self) -> str:

@@ -93,6 +93,7 @@ class StreamClient:
         self._head = (head + "".join(f"{name}: {value}\r\n" for name, value in lines.items())).encode("latin-1")
         count = self.connections
 
+        # mypy knows no base class that is chosen at run time.
         class Pool(SSLConnectionPool if secure else ConnectionPool):  # type: ignore[misc]
             """Counts what it opens; small requests leave at once."""
 

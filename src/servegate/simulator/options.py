@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -47,7 +48,7 @@ class _Parser(argparse.ArgumentParser):
         sys.exit(2)
 
 
-def _whole(low: int, high: int = 2**31 - 1) -> type[int]:
+def _whole(low: int, high: int = 2**31 - 1) -> Callable[[str], int]:
     def read(text: str) -> int:
         try:
             value = int(text)
@@ -57,7 +58,7 @@ def _whole(low: int, high: int = 2**31 - 1) -> type[int]:
             raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {low} to {high}")
         return value
 
-    return read  # type: ignore[return-value]
+    return read
 
 
 def _above_zero(text: str) -> float:

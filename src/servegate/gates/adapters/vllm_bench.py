@@ -28,7 +28,7 @@ from servegate.gates.adapters.common import (
     quantiles,
     share,
 )
-from servegate.report.model import Conditions, Measure
+from servegate.report.model import Conditions, Measure, Unit
 
 TOOL = "vllm bench serve"
 _NAMES = {"ttft": "ttft", "tpot": "tpot", "itl": "itl", "e2el": "e2e_latency"}
@@ -48,14 +48,15 @@ def convert(source: Source) -> Adapted:
     attempted = max(wanted, completed + failed)
     measures = [share("error_rate", "rate", attempted - completed, attempted, attempted, "lower")]
     measures += _latencies(data, completed, attempted)
-    for key, name, unit in (
+    rates: tuple[tuple[str, str, Unit], ...] = (
         ("output_throughput", "output_throughput", "tokens/second"),
         ("request_throughput", "request_rate", "requests/second"),
         ("request_goodput", "request_goodput", "requests/second"),
-    ):
+    )
+    for key, name, unit in rates:
         value = number(data.get(key))
         if value is not None:
-            measures.append(point(name, "rate", value, unit, completed, attempted, "higher"))  # type: ignore[arg-type]
+            measures.append(point(name, "rate", value, unit, completed, attempted, "higher"))
     finished = _date(data.get("date")) or source.modified
     return Adapted(
         tool=TOOL,
