@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,27 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import registry_server
-from act import Repository
-from image_base import push_base, release_storage, storage
+from act import ROOT, Repository
+from cluster.binaries import install_go
+from gh_program import write_gh
+from image_base import go_tools, push_base, release_storage, run, storage
 from verdicts import key_pair
 
 LIBRARY = f"team/servegate@{'0123456789' * 4}"
 """What a team calls our repository as."""
-# GitHub's own: attestations are those that were made in this run, environments those that a test configured.
-_GH = """#!/bin/sh
-echo "$@" >> "$STAND_IN_CALLS/gh"
-case "$1 $2" in
-  "release view") exit 1 ;;
-  "attestation verify")
-    grep --quiet --fixed-strings "${3#oci://}" "$STAND_IN_CALLS/attest" || { echo "no attestation" >&2; exit 1; } ;;
-  "api repos/"*/environments/*)
-    case " $GH_ENVIRONMENTS " in
-      *" ${2##*/}:reviewed "*) echo "required_reviewers branch_policy" ;;
-      *" ${2##*/} "*) ;;
-      *) echo "Not Found (HTTP 404)" >&2; exit 1 ;;
-    esac ;;
-esac
-"""
 
 
 @dataclass(frozen=True)
@@ -53,8 +41,7 @@ def world_in(folder: Path) -> Iterator[World]:
         base = push_base(f"{registry}/base/vllm", env)
         programs = folder / "bin"
         programs.mkdir()
-        (programs / "gh").write_text(_GH, "utf-8")
-        (programs / "gh").chmod(0o755)
+        write_gh(programs)
         # No TLS at the test's registry; everywhere else it stays. The programs look for this in the home folder.
         home = folder / "home"
         settings = home / ".config/containers/registries.conf"
@@ -63,9 +50,16 @@ def world_in(folder: Path) -> Iterator[World]:
         (home / ".cache").symlink_to(Path.home() / ".cache")
         own = {key: env[key] for key in ("BUILDAH_ISOLATION", "CONTAINERS_STORAGE_CONF")}
         private, public = key_pair(folder)
-        own |= {"STAND_IN_KEY": str(private), "GH_ENVIRONMENTS": "staging production:reviewed"}
+        own |= {"STAND_IN_KEY": str(private), "STAND_IN_SIGNER": str(public)}
+        own |= {"STAND_IN_COSIGN": str(go_tools(ROOT / "tests/registry/tools") / "cosign")}
+        own |= {"GH_ENVIRONMENTS": "staging production:reviewed"}
+        # The release builds its own tool; what was loaded and compiled for it here it finds in Go's caches.
+        go_tools(ROOT / ".github/actions/sbom")
+        go = shutil.which("go") or install_go()
+        caches = run([go, "env", "GOMODCACHE", "GOCACHE"], os.environ).split()
+        own |= dict(zip(("GOMODCACHE", "GOCACHE"), caches, strict=True))
         (programs / "kubectl").symlink_to(Path(sys.executable).with_name("kubectl"))
-        own |= {"HOME": str(home), "PATH": f"{programs}:{os.environ['PATH']}"}
+        own |= {"HOME": str(home), "PATH": f"{programs}:{os.environ['PATH']}:{Path(go).parent}"}
         yield World(registry, base, public, own)
 
 

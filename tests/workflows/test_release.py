@@ -13,7 +13,7 @@ from act import Ran, Repository
 
 from terminals import Site, site_in
 
-pytestmark = pytest.mark.timeout(590)
+pytestmark = pytest.mark.timeout(900)
 
 RELEASER = """
 name: Releaser
@@ -129,14 +129,17 @@ def test_a_tag_goes_all_the_way(repository: Repository, world: Any, site: Site) 
     # What production took is what was built, tested and signed: one digest, one release.
     release = json.loads((ran.artifacts / "evidence/release.json").read_text("utf-8"))
     image = f"{release['image']['repository']}@{release['image']['digest']}"
-    assert ran.called("attest") == [
+    assert sorted(ran.called("attest")) == [
         f"{image} push=true",
-        "out/release.json push=false",
+        f"{image} push=true https://cyclonedx.org/bom",
         f"{image} push=true https://servegate.dev/verdict/v1",
+        "out/release.json push=false",
     ]
     verified = next(line for line in ran.called("gh") if line.startswith("attestation verify"))
     assert verified.startswith(f"attestation verify oci://{image} --repo team/chat")
     uploaded = next(line for line in ran.called("gh") if line.startswith("release upload"))
+    for name in ("provenance.bundle.json", "sbom.cdx.json", "sbom.bundle.json"):
+        assert f"out/{name}" in uploaded
     for name in ("release.json", "verdict.bundle.json", "report-smoke.json", "report-evals.json", "report-load.json"):
         assert f"out/{name}" in uploaded
     print(f"\nrelease: {took:.0f} s from the tag to the GitHub release, rollout of 20 s and tests included")

@@ -15,7 +15,7 @@ from act import Ran, Repository
 
 from terminals import Site, site_in
 
-pytestmark = pytest.mark.timeout(590)
+pytestmark = pytest.mark.timeout(900)
 
 HOSTILE = '$(touch /tmp/servegate-pwned)"; touch /tmp/servegate-pwned\n::set-output name=phase::PROMOTED'
 

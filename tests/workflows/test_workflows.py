@@ -14,8 +14,8 @@ from workflow_world import call_with, library, made_by_init, team_repository
 
 from servegate.process import Child, python
 
-# The first run installs servegate as a runner would.
-pytestmark = pytest.mark.timeout(590)
+# The first run installs servegate as a runner would, and builds what is not there yet.
+pytestmark = pytest.mark.timeout(900)
 
 HOSTILE = 'x"; touch /tmp/servegate-pwned; echo "$(touch /tmp/servegate-pwned)\n::set-output name=verdict::PASS\n'
 PULL: dict[str, Any] = {
@@ -150,7 +150,7 @@ def tag(repository: Repository, world: Any, name: str, registry: str | None = No
 def test_a_tag_becomes_an_attested_image_and_a_release(repository: Repository, world: Any) -> None:
     ran = tag(repository, world, "v1.4.0")
     assert set(ran.jobs.values()) == {"success"}, ran.log
-    assert len(ran.jobs) == 4  # until the image: neither staging nor production
+    assert len(ran.jobs) == 5  # until the image: neither staging nor production
     release = json.loads((ran.artifacts / "release/release.json").read_text("utf-8"))
     image = release["image"]
     assert release["name"] == release["git"]["tag"] == "v1.4.0"
@@ -160,15 +160,25 @@ def test_a_tag_becomes_an_attested_image_and_a_release(repository: Repository, w
     pushed = json.loads(subprocess.run(inspect, capture_output=True, check=True).stdout)
     assert image == {"repository": f"{world.registry}/team/chat", "digest": pushed["Digest"]}
     assert pushed["Labels"]["org.opencontainers.image.version"] == "v1.4.0"
-    assert ran.called("attest") == [
-        f"{image['repository']}@{image['digest']} push=true",
+    name = f"{image['repository']}@{image['digest']}"
+    assert sorted(ran.called("attest")) == [
+        f"{name} push=true",
+        f"{name} push=true https://cyclonedx.org/bom",
         "out/release.json push=false",
     ]
-    assert ran.called("login") == [world.registry]
-    assert ran.called("gh") == [
+    # The list is of the image that was pushed, and names what is in it; signed, it hangs at the image.
+    bill = json.loads((ran.artifacts / "sbom/sbom.cdx.json").read_text("utf-8"))
+    assert bill["metadata"]["component"]["version"] == image["digest"]
+    assert {item["name"]: item.get("version") for item in bill["components"]}["vllm"] == "0.32.0+cpu"
+    for kind in ("https://cyclonedx.org/bom", "https://slsa.dev/provenance/v1"):
+        check = ["gh", "attestation", "verify", f"oci://{name}", "--predicate-type", kind]
+        subprocess.run(check, env={**world.env, "STAND_IN_CALLS": str(ran.calls)}, check=True)
+    assert set(ran.called("login")) == {world.registry}
+    evidence = "out/release.json out/provenance.bundle.json out/sbom.cdx.json out/sbom.bundle.json"
+    assert [line for line in ran.called("gh") if line.startswith("release")] == [
         "release view v1.4.0",
         "release create v1.4.0 --verify-tag --generate-notes",
-        "release upload v1.4.0 out/release.json --clobber",
+        f"release upload v1.4.0 {evidence} --clobber",
     ]
 
 

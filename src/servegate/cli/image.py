@@ -103,3 +103,39 @@ def build(
         with summary.open("a", encoding="utf-8") as stream:
             stream.write(markdown(built))
     click.echo(document if as_json else markdown(built), nl=as_json)
+
+
+@command.command()
+@click.argument("image", metavar="REPOSITORY@DIGEST")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    default=Path("sbom.cdx.json"),
+    show_default=True,
+    help="Write the list there, CycloneDX as JSON.",
+)
+@click.option("--size", type=click.IntRange(1), metavar="BYTES", help="What a node pulls: the room is looked at first.")
+@click.option("--syft", default="syft", show_default=True, help="Program that lists.")
+@click.option("--plain-http", is_flag=True, help="The registry has no TLS.")
+@click.option("--summary", type=click.Path(path_type=Path), help="Append a Markdown table there.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def sbom(
+    image: str, output: Path, size: int | None, syft: str, plain_http: bool, summary: Path | None, as_json: bool
+) -> None:
+    """List what the image at DIGEST in its registry holds: a software bill of materials.
+
+    Exit codes: 0 listed, 2 usage, 4 no room, no syft, or it failed.
+    """
+    import json
+
+    from servegate.image.sbom import check_room, markdown, split, write
+
+    split(image)
+    if size is not None:
+        check_room(size)
+    listed = write(image, output, syft, plain_http)
+    if summary is not None:
+        with summary.open("a", encoding="utf-8") as stream:
+            stream.write(markdown(listed))
+    click.echo(json.dumps(listed.document(), indent=1) if as_json else markdown(listed), nl=as_json)

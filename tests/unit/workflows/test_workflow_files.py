@@ -240,5 +240,5 @@ def test_the_commands_exist() -> None:
 
 def test_every_pin_is_raised_by_dependabot_after_a_while() -> None:
     found = load(ROOT / ".github/dependabot.yml")["updates"]
-    assert {item["package-ecosystem"] for item in found} == {"github-actions", "docker", "pip"}
+    assert {item["package-ecosystem"] for item in found} == {"github-actions", "docker", "pip", "gomod"}
     assert all(item["cooldown"]["default-days"] >= 7 for item in found)
