@@ -242,3 +242,47 @@ def test_every_pin_is_raised_by_dependabot_after_a_while() -> None:
     found = load(ROOT / ".github/dependabot.yml")["updates"]
     assert {item["package-ecosystem"] for item in found} == {"github-actions", "docker", "pip", "gomod"}
     assert all(item["cooldown"]["default-days"] >= 7 for item in found)
+
+
+TALKS = ("packages", "registry", "sigstore", "go", "cluster", "engine")
+BY_ACTION = {
+    "$/.github/actions/setup": "packages",
+    "$/.github/actions/build-image": "registry",
+    "docker/login-action": "registry",
+    "$/.github/actions/sbom": "go",
+    "actions/attest": "sigstore",
+    "$/.github/actions/cluster": "cluster",
+}
+
+
+def talks_to(job: dict[str, Any]) -> set[str]:
+    """Whom a job talks to besides GitHub, by the actions it uses and the commands it runs."""
+    uses = {str(step.get("uses", "")).partition("@")[0] for step in job["steps"]}
+    runs = "\n".join(step.get("run", "") for step in job["steps"])
+    found = {BY_ACTION[name] for name in uses if name in BY_ACTION}
+    if re.search(r"gh attestation verify|gate verify|rollout start", runs):
+        found.add("sigstore")
+    if "$/.github/actions/engine" not in uses and re.search(r"servegate (smoke|evals|loadtest) run", runs):
+        found.add("engine")
+    return found
+
+
+def test_what_a_job_talks_to_is_written_down() -> None:
+    text = (ROOT / "docs/workflows.md").read_text("utf-8")
+    table = text.partition("### What a job talks to")[2].partition("\n- packages:")[0]
+    written = {}
+    for line in re.findall(r"^\| `.*$", table, re.MULTILINE):
+        job, *marks = (cell.strip() for cell in line.strip("|").split("|"))
+        written[job] = {name for name, mark in zip(TALKS, marks, strict=True) if mark == "x"}
+    found = {f"`{path.name}` {name}": talks_to(job) for path, name, job in jobs() if "steps" in job}
+    assert written == {job: talks for job, talks in found.items() if not job.startswith("`test.yml`")}
+
+
+def test_no_step_downloads_by_itself() -> None:
+    scripts = [path.read_text("utf-8") for path in (*WORKFLOWS, *ACTIONS, *ROOT.glob(".github/actions/*/*.sh"))]
+    for line in "\n".join(scripts).splitlines():
+        if re.search(r"\b(curl|wget)\b", line):
+            assert "127.0.0.1" in line or "ACTIONS_ID_TOKEN_REQUEST_URL" in line, line
+        assert not re.search(r"\b(npx|pipx|uvx|go install|docker pull)\b", line), line
+        if re.search(r"-m pip\b(?!.*\)$)|\"\$\{pip\[@\]\}\"", line):  # the command, or the array that holds it
+            assert "--require-hashes" in line or "--no-deps" in line, line
