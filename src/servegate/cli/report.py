@@ -1,4 +1,4 @@
-"""`servegate report`: show a report, a verdict or a canary timeline."""
+"""`servegate report`: show a report, a verdict, a canary timeline or the trend of several reports."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 FORMATS = ("terminal", "markdown", "json", "junit", "html")
 
 
-@click.group(help="Show a report, a verdict or a canary timeline.")
+@click.group(help="Show a report, a verdict, a canary timeline or a trend.")
 def command() -> None:
     """Group of the noun."""
 
@@ -105,6 +105,45 @@ def github(
     if comment:
         key = comment_key or Path(found.policy_file or found.policy).stem
         post(lambda room: verdict_markdown(found, room, backing, notes(run)), run, key, log)
+
+
+@command.command()
+@click.argument("reports", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "--last", type=click.IntRange(2, 200), default=30, show_default=True, help="Latest runs that are looked at."
+)
+@click.option("--html", type=click.Path(path_type=Path, dir_okay=False), help="Write a page with pictures.")
+@click.option("--summary", type=click.Path(path_type=Path, dir_okay=False), help="Append a Markdown table there.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def trend(reports: tuple[Path, ...], last: int, html: Path | None, summary: Path | None, as_json: bool) -> None:
+    """What became of a suite or profile over its last runs: REPORTS are its report.json files, or folders with them.
+
+    Scores are compared item by item where all runs asked the same. A step or a drift is named when chance alone would
+    show one in at most 1 % of such rows; in GitHub Actions one for the worse is a warning as well.
+
+    Exit code: 0, also when something changed.
+    """
+    import json
+    import os
+
+    from servegate.contract import write_atomic
+    from servegate.github.commands import command as annotation
+    from servegate.report.trend import markdown, read_run, said, text
+    from servegate.report.trend import trend as find_trend
+    from servegate.report.trend_page import trend_page
+
+    files = [file for path in reports for file in (sorted(path.rglob("report.json")) if path.is_dir() else [path])]
+    found = find_trend([read_run(file) for file in files], last)
+    if html is not None:
+        write_atomic(html, trend_page(found).encode())
+    if summary is not None:
+        with summary.open("a", encoding="utf-8") as stream:
+            stream.write(markdown(found))
+    if os.environ.get("GITHUB_ACTIONS") == "true":
+        for series in found.series:
+            if series.worse:
+                click.echo(annotation("warning", said(series, found.runs), title="servegate: trend"), err=as_json)
+    click.echo(json.dumps(found.document(), indent=1) if as_json else text(found), nl=as_json)
 
 
 @command.command()

@@ -139,7 +139,7 @@ def page(title: str, stories: Sequence[ReleaseStory], intro: str = "", machine: 
     """
     views = [_story_view(story, index) for index, story in enumerate(stories, 1)]
     return (
-        _environment()
+        environment()
         .get_template("page.html.j2")
         .render(title=title, intro=intro, views=views, machine=machine or {}, tool=f"servegate {__version__}")
     )
@@ -168,14 +168,15 @@ def document(subject: Report | Verdict, backing: Backing | None = None) -> str:
         "conditions": conditions,
         "backing": backing,
     }
-    return _environment().get_template("document.html.j2").render(**shown, tool=f"servegate {__version__}")
+    return environment().get_template("document.html.j2").render(**shown, tool=f"servegate {__version__}")
 
 
 @cache
-def _environment() -> Environment:
+def environment() -> Environment:
+    """The templates, with what they may call."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    environment = Environment(
+    made = Environment(
         loader=FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,
         undefined=StrictUndefined,
@@ -183,7 +184,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         finalize=_finalize,
     )
-    environment.filters |= {
+    made.filters |= {
         "count": count,
         "cut": clean,
         "date": date,
@@ -195,8 +196,8 @@ def _environment() -> Environment:
         "row": row,
         "plural": plural,
     }
-    environment.globals["badges"] = BADGES
-    return environment
+    made.globals["badges"] = BADGES
+    return made
 
 
 def _finalize(value: object) -> object:
