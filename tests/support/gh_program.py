@@ -1,7 +1,7 @@
 """A `gh` for workflows under test.
 
 Attestations are asked for at the real registry and checked by a real cosign, with the key that stands for the workflow
-that may sign; environments are those that a test configured.
+that may sign; environments and artifacts are those that a test configured.
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ case "$1 $2" in
     while [ $# -gt 0 ]; do [ "$1" = --predicate-type ] && type="$2"; shift; done
     "$STAND_IN_COSIGN" verify-attestation --key "$STAND_IN_SIGNER" --insecure-ignore-tlog=true --type "$type" \\
       --allow-http-registry --allow-insecure-registry "$image" > /dev/null ;;
+  "api repos/"*/actions/artifacts\\?*)
+    [ -z "$GH_ARTIFACTS" ] && echo '{"artifacts": []}' || cat "$GH_ARTIFACTS/list.json" ;;
+  "api repos/"*/actions/artifacts/*/zip) id="${2%/zip}"; cat "$GH_ARTIFACTS/${id##*/}.zip" ;;
   "api repos/"*/environments/*)
     case " $GH_ENVIRONMENTS " in
       *" ${2##*/}:reviewed "*) echo "required_reviewers branch_policy" ;;

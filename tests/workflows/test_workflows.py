@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -219,6 +221,38 @@ def test_an_evaluation_is_dispatched(repository: Repository, world: Any, server:
     ran = repository.act("workflow_dispatch", "model-eval.yml", {"inputs": inputs}, env=world.env, inputs=inputs)
     assert ran.jobs == {"Evaluate": "success"}, ran.log
     assert (ran.artifacts / "model-eval/verdict.html").exists()
+
+
+def test_an_evaluation_is_seen_beside_the_ones_before_it(
+    repository: Repository, world: Any, server: str, tmp_path: Path
+) -> None:
+    """Eleven earlier runs of this branch; and one of a stranger, which counts for nothing."""
+    history = tmp_path / "history"
+    history.mkdir()
+    inputs = {"base-url": server}
+    servegate = str(Path(sys.executable).with_name("servegate"))
+    evals = ["evals", "run", "evals/suites/support.yaml", "--base-url", server, "--release", "examples/release.yaml"]
+    subprocess.run(
+        [servegate, *evals, "--output", str(tmp_path / "made/evals")],
+        cwd=repository.folder, check=True, capture_output=True,
+    )  # fmt: skip
+    first = json.loads((tmp_path / "made/evals/report.json").read_text("utf-8"))
+    artifacts = []
+    for number in range(1, 13):
+        first["started"], first["finished"] = 1_700_000_000 + number * 86400, 1_700_000_100 + number * 86400
+        (tmp_path / "made/evals/report.json").write_text(json.dumps(first), "utf-8")
+        shutil.make_archive(str(history / str(number)), "zip", tmp_path / "made")
+        head = 99 if number == 12 else 1
+        run = {"head_branch": "main", "head_repository_id": head, "repository_id": 1}
+        artifacts.append({"id": number, "expired": False, "workflow_run": run})
+    (history / "list.json").write_text(json.dumps({"artifacts": artifacts}), "utf-8")
+    env = {**world.env, "GH_ARTIFACTS": str(history)}
+    ran = repository.act("workflow_dispatch", "model-eval.yml", {"inputs": inputs}, env=env, inputs=inputs)
+    assert ran.jobs == {"Evaluate": "success"}, ran.log
+    assert (ran.artifacts / "model-eval/trend.html").exists()
+    assert "### Trend of support" in ran.log
+    assert len([line for line in ran.called("gh") if line.endswith("/zip")]) == 11
+    assert "accuracy: no change" in (ran.artifacts / "model-eval/trend.html").read_text("utf-8")
 
 
 def test_an_evaluation_without_a_server_says_what_to_set(repository: Repository, world: Any) -> None:
