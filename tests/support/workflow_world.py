@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import registry_server
-from act import ROOT, Repository
+from act import ROOT, Ran, Repository
 from cluster.binaries import install_go
 from gh_program import write_gh
 from image_base import go_tools, push_base, release_storage, run, storage
@@ -61,6 +62,47 @@ def world_in(folder: Path) -> Iterator[World]:
         (programs / "kubectl").symlink_to(Path(sys.executable).with_name("kubectl"))
         own |= {"HOME": str(home), "PATH": f"{programs}:{os.environ['PATH']}:{Path(go).parent}"}
         yield World(registry, base, public, own)
+
+
+RELEASER = """
+name: Releaser
+on: [push]
+permissions: {}
+jobs:
+  release:
+    name: Release
+    uses: ./.github/workflows/release.yml
+    permissions:
+      actions: read
+      contents: write
+      packages: write
+      id-token: write
+      attestations: write
+    with:
+      image-builder: buildah
+      image-min-free: "1"
+"""
+
+
+def push_tag(
+    repository: Repository,
+    world: World,
+    name: str,
+    inputs: Mapping[str, str],
+    *,
+    on_main: bool = True,
+    env: Mapping[str, str] | None = None,
+) -> Ran:
+    """Tag what the repository holds and run its release for the tag."""
+    given = {"image-name": f"{world.registry}/team/chat", "image-base": world.base, **inputs}
+    more = "".join(f"      {key}: {json.dumps(value)}\n" for key, value in given.items())
+    (repository.folder / ".github/workflows/releaser.yml").write_text(RELEASER + more, "utf-8")
+    commit = repository.commit("releaser")
+    if on_main:
+        repository.git("update-ref", "refs/remotes/origin/main", commit)
+    repository.git("tag", name)
+    payload = {"ref": f"refs/tags/{name}", "after": commit, "repository": {"full_name": "team/chat"}}
+    return repository.act("push", "releaser.yml", payload, env={**world.env, **(env or {})})
 
 
 def made_by_init(folder: Path, world: World, *options: str) -> Path:

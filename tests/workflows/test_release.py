@@ -10,44 +10,12 @@ from typing import Any
 
 import pytest
 from act import Ran, Repository
+from workflow_world import push_tag
 
 from terminals import Site, site_in
 
 pytestmark = pytest.mark.timeout(900)
 
-RELEASER = """
-name: Releaser
-on: [push]
-permissions: {{}}
-jobs:
-  release:
-    name: Release
-    uses: ./.github/workflows/release.yml
-    permissions:
-      actions: read
-      contents: write
-      packages: write
-      id-token: write
-      attestations: write
-    with:
-      release: {release}
-      image-name: {registry}/team/chat
-      image-base: {base}
-      image-builder: buildah
-      image-min-free: "1"
-      staging-overlay: ""
-      staging-namespace: ""
-      staging-site: {folder}/site.yaml
-      site: {folder}/site.yaml
-      store: {store}
-      plan: {folder}/plan.yaml
-      stable: {folder}/v1.json
-      mode: runner
-      suite: quick-suite.yaml
-      profile: quick-profile.yaml
-      policy: quick-policy.yaml
-      trust: quick-trust.yaml
-"""
 SUITE = """
 version: 1
 name: quick
@@ -91,9 +59,6 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 def tag(repository: Repository, world: Any, site: Site, name: str, args: str = "", **env: str) -> Ran:
     folder = repository.folder
     files = {
-        ".github/workflows/releaser.yml": RELEASER.format(
-            folder=site.folder, store=site.store, registry=world.registry, base=world.base, release="quick-release.yaml"
-        ),
         "quick-suite.yaml": SUITE,
         "quick.jsonl": "".join(json.dumps({"id": f"q{n}", "input": f"{n}?", "target": ["1"]}) + "\n" for n in range(8)),
         "quick-profile.yaml": PROFILE,
@@ -104,11 +69,22 @@ def tag(repository: Repository, world: Any, site: Site, name: str, args: str = "
     }
     for path, text in files.items():
         (folder / path).write_text(text, "utf-8")
-    commit = repository.commit("releaser")
-    repository.git("update-ref", "refs/remotes/origin/main", commit)
-    repository.git("tag", name)
-    payload = {"ref": f"refs/tags/{name}", "after": commit, "repository": {"full_name": "team/chat"}}
-    return repository.act("push", "releaser.yml", payload, env={**world.env, **env})
+    inputs = {
+        "release": "quick-release.yaml",
+        "staging-overlay": "",
+        "staging-namespace": "",
+        "staging-site": f"{site.folder}/site.yaml",
+        "site": f"{site.folder}/site.yaml",
+        "store": str(site.store),
+        "plan": f"{site.folder}/plan.yaml",
+        "stable": f"{site.folder}/v1.json",
+        "mode": "runner",
+        "suite": "quick-suite.yaml",
+        "profile": "quick-profile.yaml",
+        "policy": "quick-policy.yaml",
+        "trust": "quick-trust.yaml",
+    }
+    return push_tag(repository, world, name, inputs, env=env)
 
 
 def slots(site: Site) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from act import Ran, Repository
-from workflow_world import call_with, library, made_by_init, team_repository
+from workflow_world import call_with, library, made_by_init, push_tag, team_repository
 
 from servegate.process import Child, python
 
@@ -116,38 +116,9 @@ def test_every_wrong_file_is_told(repository: Repository, world: Any, port: str)
     assert "alhpa: unknown key; did you mean 'alpha'?" in ran.log
 
 
-RELEASER = """
-name: Releaser
-on: [push]
-permissions: {{}}
-jobs:
-  release:
-    name: Release
-    uses: ./.github/workflows/release.yml
-    permissions:
-      contents: write
-      packages: write
-      id-token: write
-      attestations: write
-      actions: read
-    with:
-      until: image
-      image-name: {registry}/team/chat
-      image-base: {base}
-      image-builder: buildah
-      image-min-free: "1"
-"""
-
-
 def tag(repository: Repository, world: Any, name: str, registry: str | None = None, on_main: bool = True) -> Ran:
-    text = RELEASER.format(registry=registry or world.registry, base=world.base)
-    (repository.folder / ".github/workflows/releaser.yml").write_text(text, "utf-8")
-    commit = repository.commit("releaser")
-    if on_main:
-        repository.git("update-ref", "refs/remotes/origin/main", commit)
-    repository.git("tag", name)
-    payload = {"ref": f"refs/tags/{name}", "after": commit, "repository": {"full_name": "team/chat"}}
-    return repository.act("push", "releaser.yml", payload, env=world.env)
+    inputs = {"until": "image"} | ({"image-name": f"{registry}/team/chat"} if registry else {})
+    return push_tag(repository, world, name, inputs, on_main=on_main)
 
 
 def test_a_tag_becomes_an_attested_image_and_a_release(repository: Repository, world: Any) -> None:
