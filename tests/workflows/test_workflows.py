@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -60,12 +61,18 @@ jobs:
 
 
 def call_ci(
-    repository: Repository, world: Any, port: str, arguments: str = "", image: bool = False, base: str | None = None
+    repository: Repository,
+    world: Any,
+    port: str,
+    arguments: str = "",
+    image: bool = False,
+    base: str | None = None,
+    **env: str,
 ) -> Ran:
     text = CALLER.format(port=port, arguments=json.dumps(arguments), image=str(image).lower(), base=base or world.base)
     (repository.folder / ".github/workflows/caller.yml").write_text(text, "utf-8")
     repository.commit("caller")
-    return repository.act("pull_request", "caller.yml", PULL, env=world.env)
+    return repository.act("pull_request", "caller.yml", PULL, env={**world.env, **env})
 
 
 def test_a_pull_request_passes_and_leaves_its_evidence(repository: Repository, world: Any, port: str) -> None:
@@ -81,6 +88,25 @@ def test_a_pull_request_passes_and_leaves_its_evidence(repository: Repository, w
     assert keys
     assert all(re.fullmatch(r"servegate-Linux-\w+-[0-9a-f]{16}", key) for key in keys)
     assert not Path("/tmp/servegate-pwned").exists()
+
+
+def test_a_pull_request_from_a_cold_start_and_once_more(
+    repository: Repository, world: Any, port: str, tmp_path: Path
+) -> None:
+    """Printed: with an empty home folder, into which all packages are installed, and with what the first run left.
+
+    An upper bound: the jobs share this machine, which on GitHub have one each.
+    """
+    home = tmp_path / "home"
+    home.mkdir()
+    took = []
+    for _ in ("cold", "warm"):
+        began = time.monotonic()
+        ran = call_ci(repository, world, port, HOME=str(home))
+        assert set(ran.jobs.values()) == {"success"}, ran.log
+        took.append(time.monotonic() - began)
+    shutil.rmtree(home)
+    print(f"\npull request without image: {took[0]:.0f} s cold, {took[1]:.0f} s warm")
 
 
 def test_wrong_answers_stop_a_pull_request(repository: Repository, world: Any, port: str) -> None:

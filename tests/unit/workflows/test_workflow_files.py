@@ -238,6 +238,12 @@ def test_the_commands_exist() -> None:
     assert {"evals", "smoke", "gate", "image", "release"} <= seen
 
 
+def test_the_targets_exist() -> None:
+    known = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
+    asked = {name for _, step in steps() for name in re.findall(r"^make ([a-z-]+)$", step.get("run", ""), re.MULTILINE)}
+    assert {"check", "test"} <= asked <= known
+
+
 def test_every_pin_is_raised_by_dependabot_after_a_while() -> None:
     found = load(ROOT / ".github/dependabot.yml")["updates"]
     assert {item["package-ecosystem"] for item in found} == {"github-actions", "docker", "pip", "gomod"}
@@ -286,3 +292,41 @@ def test_no_step_downloads_by_itself() -> None:
         assert not re.search(r"\b(npx|pipx|uvx|go install|docker pull)\b", line), line
         if re.search(r"-m pip\b(?!.*\)$)|\"\$\{pip\[@\]\}\"", line):  # the command, or the array that holds it
             assert "--require-hashes" in line or "--no-deps" in line, line
+
+
+def test_what_decides_has_an_owner() -> None:
+    lines = (ROOT / ".github/CODEOWNERS").read_text("utf-8").splitlines()
+    owned = [line.split() for line in lines if line and not line.startswith("#")]
+    assert all(len(entry) >= 2 and all("@" in owner for owner in entry[1:]) for entry in owned)
+    places = {entry[0] for entry in owned}
+    assert {"/.github/", "/action.yml", "/Dockerfile", "/gates/", "/rollout/"} <= places
+    assert all((ROOT / place.strip("/")).exists() for place in places)
+
+
+def test_no_job_holds_a_secret_but_a_key_its_caller_hands_in() -> None:
+    """Clusters, clouds, registries and signatures are reached by the identity of the job."""
+    named = set()
+    for path in (*WORKFLOWS, *ACTIONS):
+        named |= set(re.findall(r"secrets\.([\w-]+)", path.read_text("utf-8")))
+        assert "secrets: inherit" not in path.read_text("utf-8"), path
+    assert named <= {"api-key"}
+
+
+def test_an_image_is_verified_before_a_deployment_touches_anything() -> None:
+    steps_ = [step["name"] for step in load(ROOT / ".github/workflows/deploy.yml")["jobs"]["deploy"]["steps"]]
+    touches = steps_.index("Log in to the cluster")
+    assert steps_.index("By digest, and by no tag") < steps_.index("Who built it") < touches
+    assert steps_.index("A verdict that counts") < touches
+    rollout = [step["name"] for step in load(ROOT / ".github/workflows/rollout.yml")["jobs"]["rollout"]["steps"]]
+    assert rollout.index("A verdict that counts") < rollout.index("Log in to the cluster")
+
+
+def test_production_waits_for_the_verdict_and_for_what_the_image_holds() -> None:
+    release = load(ROOT / ".github/workflows/release.yml")["jobs"]
+    assert set(release["production"]["needs"]) == {"quality", "sbom"}
+    assert set(release["quality"]["needs"]) >= {"staging"}
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
+def test_a_file_can_be_read_at_once(path: Path) -> None:
+    assert len(path.read_text("utf-8").splitlines()) <= 400
