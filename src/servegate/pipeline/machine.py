@@ -69,7 +69,7 @@ def up(site: MachineSite, stable: Release | None, say: Callable[[str], None]) ->
     with ExitStack() as stack:
         workload = ProcessWorkload(launcher(site.vllm), site.slots, site.root / "logs", grace=GRACE)
         stack.callback(workload.close)
-        stack.enter_context(serve(workload, site.socket))
+        stack.enter_context(serve(workload, site.socket, anew=known is None))
         for slot, release in wanted.items():
             workload.ensure(slot, release, len(site.slots[slot]))
             say(f"{release.label()} starts in {slot}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -15,9 +16,10 @@ from servegate.errors import ConfigError, InfrastructureError
 from servegate.process import free_ports
 from servegate.release import Engine, Image, Model, Release
 from servegate.rollout.kube import Kube
-from servegate.rollout.ports import SlotStatus, Workload
+from servegate.rollout.ports import FencedError, SlotStatus, Workload
 from servegate.rollout.workloads.deployments import DeploymentWorkload
 from servegate.rollout.workloads.processes import Launch, ProcessWorkload
+from servegate.rollout.workloads.supervised import Supervised, serve
 
 ENGINE = Path(__file__).parent / "engine.py"
 
@@ -52,7 +54,54 @@ def deployments(folder: Path) -> tuple[Workload, Callable[[], None]]:
     return DeploymentWorkload(kube, "llm", max_replicas=2), cluster.close
 
 
-IMPLEMENTATIONS = {"processes": processes, "deployments": deployments}
+class Owner:
+    """A process's slots behind a socket, whose owner can be ended and started again."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.workload, self.stack = engines(folder), ExitStack()
+        self.stack.enter_context(serve(self.workload, folder / "s.sock"))
+
+    def client(self, epoch: Callable[[], int]) -> Workload:
+        return Supervised(self.folder / "s.sock", epoch)
+
+    def restart(self) -> None:
+        """The owner of the socket is another one; what runs in the slots stays."""
+        self.stack.close()
+        self.stack.enter_context(serve(self.workload, self.folder / "s.sock"))
+
+    def close(self) -> None:
+        self.stack.close()
+        self.workload.close()
+
+
+class Cluster:
+    """Deployments; a client that is made anew knows nothing of the one before."""
+
+    def __init__(self, folder: Path) -> None:
+        self.cluster = FakeDeployments(engines(folder), ("blue", "green"))
+        self.kubeconfig = self.cluster.api.kubeconfig(folder)
+
+    def client(self, epoch: Callable[[], int]) -> Workload:
+        return DeploymentWorkload(Kube(kubeconfig=self.kubeconfig), "llm", max_replicas=2, epoch=epoch)
+
+    def restart(self) -> None:
+        """Nothing to do: the epoch stands at the API server."""
+
+    def close(self) -> None:
+        self.cluster.close()
+
+
+FENCED: dict[str, Callable[[Path], Owner | Cluster]] = {"supervised": Owner, "deployments": Cluster}
+"""Those that more than one controller can reach. A ProcessWorkload lives in the process of its only one."""
+
+
+def supervised(folder: Path) -> tuple[Workload, Callable[[], None]]:
+    owner = Owner(folder)
+    return owner.client(lambda: 1), owner.close
+
+
+IMPLEMENTATIONS = {"processes": processes, "deployments": deployments, "supervised": supervised}
 
 
 @pytest.fixture(params=sorted(IMPLEMENTATIONS))
@@ -156,3 +205,33 @@ def test_what_cannot_be_is_refused(workload: Workload) -> None:
         workload.status("red")
     with pytest.raises(ConfigError, match="3 replicas"):
         workload.ensure("blue", release("v1"), 3)
+
+
+@pytest.mark.parametrize("kind", sorted(FENCED))
+def test_a_controller_whose_successor_has_acted_changes_nothing_also_after_a_restart(kind: str, tmp_path: Path) -> None:
+    place = FENCED[kind](tmp_path)
+    try:
+        held = {"old": 1, "new": 2}
+        old, new = place.client(lambda: held["old"]), place.client(lambda: held["new"])
+        one, two = release("v1"), release("v2", "other")
+        old.ensure("blue", one, 1)
+        new.ensure("blue", one, 1)
+        for restarted in (False, True):
+            if restarted:
+                place.restart()
+                old, new = place.client(lambda: held["old"]), place.client(lambda: held["new"])
+            with pytest.raises(FencedError, match=r"epoch 1 is over, .*blue is at 2"):
+                old.ensure("blue", two, 1)
+            with pytest.raises(FencedError, match=r"epoch 1 is over, .*blue is at 2"):
+                old.scale("blue", 0)
+            assert new.status("blue").release == one.identity()
+            assert new.status("blue").replicas == 1
+            new.scale("blue", 1)
+        # A lease that was taken again counts anew; and who holds it may do all.
+        held["old"] = 3
+        old.ensure("blue", two, 1)
+        assert old.status("blue").release == two.identity()
+        with pytest.raises(FencedError, match=r"epoch 2 is over, .*blue is at 3"):
+            new.scale("blue", 0)
+    finally:
+        place.close()

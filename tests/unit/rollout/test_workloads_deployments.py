@@ -216,6 +216,7 @@ def test_an_older_epoch_can_do_nothing(api: FakeKube, workload: DeploymentWorklo
     with pytest.raises(FencedError):
         workload.ensure("green", release(), 1)
     assert deployment(api)["spec"]["replicas"] == 0
+    assert not [path for path in api.objects if "/configmaps/" in path]
 
 
 def test_a_change_in_between_is_kept(api: FakeKube, workload: DeploymentWorkload) -> None:

@@ -16,7 +16,7 @@ from servegate.release import Engine, Model, Release
 from servegate.rollout.ports import FencedError
 from servegate.rollout.stores.sqlite import SqliteStore
 from servegate.rollout.workloads.processes import Launch, ProcessWorkload
-from servegate.rollout.workloads.supervised import Supervised, serve
+from servegate.rollout.workloads.supervised import Epochs, Supervised, serve
 
 ENGINE = Path(__file__).parent / "engine.py"
 
@@ -34,7 +34,7 @@ def owned(tmp_path: Path) -> Iterator[tuple[ProcessWorkload, Supervised]]:
     workload = ProcessWorkload(launch, {"blue": [ports[0]], "green": [ports[1]]}, tmp_path / "logs", drain=0.0, grace=5)
     try:
         with serve(workload, tmp_path / "s.sock"):
-            yield workload, Supervised(tmp_path / "s.sock")
+            yield workload, Supervised(tmp_path / "s.sock", lambda: 1)
     finally:
         workload.close()
 
@@ -84,6 +84,57 @@ def test_a_controller_whose_successor_has_acted_changes_nothing(
             old.ensure("blue", release("v2"), 1)
         assert workload.status("blue").release == release().identity()
         old.ensure("green", release(), 1)
+
+
+@pytest.mark.parametrize("epoch", [{}, {"epoch": None}, {"epoch": True}, {"epoch": "2"}, {"epoch": 0}, {"epoch": 1.5}])
+def test_a_change_without_an_epoch_is_refused(
+    owned: tuple[ProcessWorkload, Supervised], tmp_path: Path, epoch: dict[str, object]
+) -> None:
+    workload, remote = owned
+    with pytest.raises(ConfigError, match="names no epoch"):
+        Supervised(tmp_path / "s.sock").ensure("blue", release(), 1)
+    with pytest.raises(ConfigError, match="names no epoch"):
+        remote._ask("PUT", "/slots/blue/replicas", {"replicas": 0, **epoch})
+    assert workload.status("blue").release is None
+    assert not (tmp_path / "s.sock.epochs.json").exists()
+
+
+def test_the_epoch_is_kept_before_anything_is_done_or_nothing_is_done(
+    owned: tuple[ProcessWorkload, Supervised], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workload, remote = owned
+    kept = tmp_path / "s.sock.epochs.json"
+    found: list[dict[str, int]] = []
+    ensure = workload.ensure
+
+    def looking(slot: str, wanted: Release, replicas: int) -> None:
+        found.append(Epochs.read(kept).epochs)
+        ensure(slot, wanted, replicas)
+
+    monkeypatch.setattr(workload, "ensure", looking)
+    remote.ensure("blue", release(), 1)
+    assert found == [{"blue": 1}]
+
+    def full(path: Path, data: bytes) -> None:
+        raise InfrastructureError(f"{path}: cannot be written: no space left on device")
+
+    monkeypatch.setattr("servegate.rollout.workloads.supervised.write_atomic", full)
+    with pytest.raises(InfrastructureError, match="no space left"):
+        Supervised(tmp_path / "s.sock", lambda: 2).ensure("blue", release("v2"), 1)
+    assert workload.status("blue").release == release().identity()
+    remote.scale("blue", 1)  # nothing was done under epoch 2, so 1 is not over
+
+
+def test_a_damaged_file_of_epochs_is_named_and_a_new_store_forgets_them(tmp_path: Path) -> None:
+    workload = ProcessWorkload(lambda *_: Launch([]), {"blue": [1]}, tmp_path / "logs")
+    kept = tmp_path / "s.sock.epochs.json"
+    kept.write_text('{"epochs": {"blue": "many"}}')
+    with pytest.raises(ConfigError, match="epochs"), serve(workload, tmp_path / "s.sock"):
+        pass
+    with serve(workload, tmp_path / "s.sock", anew=True):
+        Supervised(tmp_path / "s.sock", lambda: 1).scale("blue", 0)
+    assert Epochs.read(kept).epochs == {"blue": 1}
+    workload.close()
 
 
 def test_only_the_user_may_ask_and_only_one_owns(owned: tuple[ProcessWorkload, Supervised], tmp_path: Path) -> None:

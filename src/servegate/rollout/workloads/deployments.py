@@ -258,14 +258,15 @@ class DeploymentWorkload:
         name = self._name(slot)
         for attempt in range(ATTEMPTS):
             item = self._deployment(slot) if attempt == 0 else self._read(slot)
+            fenced = self._fenced(item)  # before anything is changed, the ConfigMap too
             patch = wanted(item)
-            if not patch and item["spec"].get("replicas") == replicas:
+            if not patch and not fenced and item["spec"].get("replicas") == replicas:
                 return
             patch = [
                 {"op": "test", "path": "/metadata/resourceVersion", "value": metadata(item)["resourceVersion"]},
                 *patch,
                 {"op": "add", "path": "/spec/replicas", "value": replicas},
-                *self._fenced(item),
+                *fenced,
             ]
             self._deployments.pop(slot, None)
             self._pods_at = None
@@ -282,6 +283,7 @@ class DeploymentWorkload:
         raise InfrastructureError(f"Deployment {name}: others change it all the time")
 
     def _fenced(self, item: Object) -> list[Object]:
+        """What writes our epoch down, to shut out older ones; nothing when it stands there."""
         if self.epoch is None:
             return []
         epoch, before = self.epoch(), annotations_of(item).get(EPOCH, "0")
@@ -289,6 +291,8 @@ class DeploymentWorkload:
             raise FencedError(
                 f"a change was refused: epoch {epoch} is over, Deployment {metadata(item)['name']} is at {before}"
             )
+        if before == str(epoch):
+            return []
         place = "/metadata/annotations"
         made: list[Object] = [] if metadata(item).get("annotations") else [{"op": "add", "path": place, "value": {}}]
         return [*made, {"op": "add", "path": f"{place}/{EPOCH.replace('/', '~1')}", "value": str(epoch)}]

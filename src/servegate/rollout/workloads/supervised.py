@@ -3,7 +3,9 @@
 In a cluster the pods do not die with the controller; on one machine they would, if it had started them. So one process
 owns the replicas (`serve`, around a ProcessWorkload) and any number of controllers and commands ask it (`Supervised`).
 A Unix socket in a folder of the user's own, because whoever may put a release into a slot may run programs. A change
-names the epoch of its controller's lease, and the owner refuses epochs below the highest it has seen for that slot.
+names the epoch of its controller's lease, and the owner refuses one that names none or one below the highest it has
+seen for that slot. The highest stands in a file beside the socket before anything is done under it, so an owner that
+was ended and started again refuses what the one before would have.
 """
 
 from __future__ import annotations
@@ -19,10 +21,11 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
+from servegate.contract import Contract, Slot, write_atomic
 from servegate.errors import ConfigError, InfrastructureError
 from servegate.release import Release
 from servegate.rollout.ports import FencedError, Reclaimed, SlotStatus
@@ -36,11 +39,14 @@ STEP_EVERY = 0.5
 
 
 @contextmanager
-def serve(workload: ProcessWorkload, path: Path) -> Iterator[None]:
+def serve(workload: ProcessWorkload, path: Path, *, anew: bool = False) -> Iterator[None]:
     """Answer for `workload` on the socket `path` until the context ends.
 
+    Args:
+        anew: the store has seen no rollout yet, so epochs kept here are of one that is gone: forget them.
+
     Raises:
-        ConfigError: somebody serves there already, or the path is too long for a socket.
+        ConfigError: somebody serves there already, the path is too long for a socket, or the file of epochs is damaged.
         InfrastructureError: the socket cannot be made.
     """
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -50,13 +56,16 @@ def serve(workload: ProcessWorkload, path: Path) -> Iterator[None]:
         if _alive(path):
             raise ConfigError(f"{path}: another process owns this machine's slots; end it first")
         path.unlink()
+    kept = path.with_name(f"{path.name}.epochs.json")
+    if anew:
+        kept.unlink(missing_ok=True)
+    fence = Fence(kept)
     try:
         server = _Server(str(path), _Handler)
     except OSError as error:
         raise InfrastructureError(f"{path}: cannot be served: {error.strerror}") from error
     path.chmod(0o600)
-    server.workload = workload
-    server.epochs, server.changing = {}, threading.Lock()
+    server.workload, server.fence, server.changing = workload, fence, threading.Lock()
     ended = threading.Event()
 
     def step() -> None:
@@ -80,7 +89,7 @@ class Supervised:
     """Workload whose owner answers on the socket `path`.
 
     Args:
-        epoch: fencing epoch of the lease we hold; None: nobody else writes.
+        epoch: fencing epoch of the lease we hold; None: we only look, and changes are refused.
     """
 
     def __init__(self, path: Path, epoch: Callable[[], int] | None = None) -> None:
@@ -143,18 +152,48 @@ class _Connection(http.client.HTTPConnection):
         self.sock.connect(str(self._path))
 
 
-class _Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
-    daemon_threads = True
-    workload: ProcessWorkload
-    epochs: dict[str, int]
-    changing: threading.Lock
+class Epochs(Contract):
+    """The file beside the socket: slot → the highest epoch under which it was changed."""
 
-    def fence(self, slot: str, epoch: int) -> None:
-        """Let only the latest controller change a slot. Raises FencedError."""
+    schema_version: Literal[1] = 1
+    epochs: dict[Slot, Annotated[int, Field(ge=1, strict=True)]] = Field(default_factory=dict)
+
+
+class Fence:
+    """Lets only the latest controller change a slot, also after its owner was started anew.
+
+    Raises:
+        ConfigError: the file is damaged.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self.epochs = dict(Epochs.read(file).epochs) if file.exists() else {}
+
+    def admit(self, slot: str, epoch: object) -> None:
+        """Keep the epoch of a change that is about to be made.
+
+        Raises:
+            ConfigError: it names no epoch.
+            FencedError: a later one has changed the slot.
+            InfrastructureError: the epoch cannot be kept; then nothing may be changed.
+        """
+        if type(epoch) is not int or epoch < 1:
+            raise ConfigError("a change was refused: it names no epoch of a lease, so it may be one that is over")
         highest = self.epochs.get(slot, 0)
         if epoch < highest:
             raise FencedError(f"a change was refused: epoch {epoch} is over, slot {slot} is at {highest}")
-        self.epochs[slot] = epoch
+        if epoch > highest:
+            kept = {**self.epochs, slot: epoch}
+            write_atomic(self.file, (Epochs(epochs=kept).model_dump_json() + "\n").encode())
+            self.epochs = kept
+
+
+class _Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
+    daemon_threads = True
+    workload: ProcessWorkload
+    fence: Fence
+    changing: threading.Lock
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -190,8 +229,8 @@ class _Handler(BaseHTTPRequestHandler):
             raise ConfigError(f"nothing can be done with {self.path}")
         replicas, slot = int(body["replicas"]), parts[1]
         with self.server.changing:
-            if "epoch" in body and slot in workload.slots:
-                self.server.fence(slot, int(body["epoch"]))
+            if slot in workload.slots:
+                self.server.fence.admit(slot, body.get("epoch"))
             if parts[2:]:
                 workload.scale(slot, replicas)
             else:
