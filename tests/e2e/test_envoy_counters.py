@@ -148,6 +148,16 @@ def test_probes_are_no_requests(plane: Plane) -> None:
     assert set(plane.sample().counters.values()) == {0.0}
 
 
+@pytest.mark.parametrize(
+    "path", ["/health", "/ping?x=1", "/load", "/version", "/metrics", "/v1/models", "/v1/models/m"]
+)
+def test_questions_about_the_engine_are_no_requests(plane: Plane, path: str) -> None:
+    for _ in range(3):
+        plane.ask(path, 20.0)
+    assert plane.change(f"/v1/completions?of={path}", times=1) == {"gateway_requests": 1}
+    assert plane.change("/healthy", times=1) == {"gateway_requests": 1}
+
+
 def test_streams_under_way_are_active_and_not_yet_counted(plane: Plane) -> None:
     pool = urllib3.PoolManager()
     response = pool.request("GET", f"{plane.envoy.url}/stream/2000", preload_content=False, retries=False)

@@ -181,6 +181,12 @@ def known() -> frozenset[str]:
     return frozenset((*COUNTERS, *HISTOGRAMS, *GAUGES))
 
 
+def declared(ours: str, exported: Collection[str]) -> bool:
+    """Whether an engine that exports these names has that metric, with or without a series yet."""
+    metric = COUNTERS.get(ours) or HISTOGRAMS.get(ours) or GAUGES.get(ours)
+    return metric is not None and any(name in exported for name, _ in metric.names)
+
+
 def preflight(
     reading: Reading,
     needed: Collection[str],

@@ -43,6 +43,11 @@ class Buckets:
     sum: float
 
 
+def families(text: str) -> frozenset[str]:
+    """Names of all metrics that `/metrics` declares, as `parse` takes them."""
+    return frozenset(match[2] for line in text.split("\n") if (match := _NAME.match(line)) and match[1])
+
+
 def parse(text: str, wanted: Collection[str]) -> Exposition:
     """Parse the lines of the wanted metrics.
 

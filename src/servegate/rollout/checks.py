@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
@@ -76,6 +77,16 @@ class ErrorsVsStable(_Check):
         description="take every request as a witness of its own: sooner, but a pod that fails for five seconds may "
         "send a healthy release back",
     )
+
+
+COUNTED_BY: Mapping[Event, str] = {
+    "aborts": "finished_abort",
+    "truncation": "finished_length",
+    "rejections": "rejected",
+    "preemptions": "preemptions",
+    "tokens": "generation_tokens",
+}
+"""The engine's counter of an event (metrics/names.py); unanswered requests are the gateway's."""
 
 
 class EventsVsStable(_Check):

@@ -20,11 +20,14 @@ from servegate.contract import canonical_json, sha256
 from servegate.errors import ConfigError
 from servegate.rollout import capacity, feasibility
 from servegate.rollout.checks import (
+    COUNTED_BY,
     TTFT_EDGES,
     Check,
     ErrorsSlo,
     ErrorsVsStable,
+    EventsVsStable,
     LatencySlo,
+    LatencyVsStable,
     Name,
     Quality,
     share_field,
@@ -219,6 +222,13 @@ class Plan(Config):
         """Seconds without a controller after which the dead-man's rule applies."""
         given = self.watchdogs.lease
         return max(120.0, LEASES_AT_LEAST * self.lease_ttl) if given is None else given
+
+    @property
+    def engine_metrics(self) -> frozenset[str]:
+        """Names (metrics/names.py) of what engines must count for the plan's checks."""
+        latencies = {check.metric for check in self.checks if isinstance(check, LatencyVsStable | LatencySlo)}
+        events = {check.event for check in self.checks if isinstance(check, EventsVsStable)}
+        return frozenset({*latencies, *(COUNTED_BY[event] for event in events if event in COUNTED_BY)})
 
     @property
     def normal_errors(self) -> float:

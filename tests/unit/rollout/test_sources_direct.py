@@ -238,3 +238,35 @@ def test_what_is_not_envoy_is_refused(body: str) -> None:
 def test_a_response_code_that_is_none_is_refused() -> None:
     with pytest.raises(ValueError, match="response code"):
         gateway_samples(ENVOY.replace('code="404",flags="-"', 'code="x",flags="-"'), ["blue"], 1.0)
+
+
+def test_preflight_names_what_the_engines_that_run_do_not_export(serve: Callable[[Answer], _Server]) -> None:
+    others = "# TYPE vllm:time_per_output_token_seconds histogram", "# TYPE vllm:requests_preempted_total counter"
+    old = "\n".join((*others, METRICS))
+    blue, broken = serve(text(old)), serve(text("vllm:prompt_tokens_total{ 1\n"))
+    targets = [Target("blue/0", "blue", blue.url), Target("blue/1", "blue", f"http://127.0.0.1:{free_ports(1)[0]}")]
+    source = DirectSource(lambda: targets)
+    # An old name counts, and so does a metric that is declared and has no series yet; who is not up is not judged.
+    assert source.preflight(["ttft", "itl", "http_5xx"]) == []
+    one, other = source.preflight(["preemptions", "e2e_latency"])
+    assert one.startswith("blue/0 does not export e2e_latency: looked for vllm:e2e_request_latency_seconds")
+    assert other.startswith("blue/0 does not export preemptions: looked for vllm:num_preemptions_total")
+    assert other.endswith("; nearest that it does export: vllm:requests_preempted_total")
+    targets.append(Target("blue/2", "blue", broken.url))
+    (problem,) = source.preflight(["ttft"])
+    assert problem.startswith("blue/2: http://127.0.0.1:")
+    source.close()
+
+
+def test_preflight_needs_the_engines_requests_only_without_a_gateway(serve: Callable[[Answer], _Server]) -> None:
+    server = serve(text("# TYPE vllm:num_requests_running gauge\nvllm:num_requests_running 0\n"))
+    targets = [Target("blue/0", "blue", server.url)]
+    alone, behind = (
+        DirectSource(lambda: targets),
+        DirectSource(lambda: targets, Gateway("http://127.0.0.1:1", ["blue"])),
+    )
+    (problem,) = alone.preflight([])
+    assert problem.startswith("blue/0 does not export http_requests: looked for http_requests_total")
+    assert behind.preflight([]) == []
+    alone.close()
+    behind.close()

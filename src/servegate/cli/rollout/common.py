@@ -195,25 +195,27 @@ def run(controller: Controller) -> State:
 
 
 def check_source(source: Source, plan: Plan) -> None:
-    """Refuse to begin when the counters that the plan judges are not in the Prometheus that is asked.
+    """Refuse to begin when the counters that the plan judges are not there where they are asked for.
 
     Raises:
         ConfigError: with every metric that is missing, and the nearest name that is there.
-        InfrastructureError: Prometheus cannot be asked.
+        InfrastructureError: Prometheus cannot be asked, or nobody knows which engines there are.
     """
     import time
 
     from servegate.errors import ConfigError
     from servegate.rollout.sources.combined import CombinedSource
+    from servegate.rollout.sources.direct import DirectSource
     from servegate.rollout.sources.prometheus import PrometheusSource
 
+    problems: list[str] = []
     for part in source.sources if isinstance(source, CombinedSource) else (source,):
-        if not isinstance(part, PrometheusSource):
-            continue
-        needed = sorted({"http_requests", *(check.metric for check in plan.checks if hasattr(check, "metric"))})
-        problems = part.preflight(needed, time.time())
-        if problems:
-            raise ConfigError("\n".join(problems))
+        if isinstance(part, PrometheusSource):
+            problems += part.preflight(sorted({"http_requests", *plan.engine_metrics}), time.time())
+        elif isinstance(part, DirectSource):
+            problems += part.preflight(plan.engine_metrics)
+    if problems:
+        raise ConfigError("\n".join(problems))
 
 
 def write_report(folder: Path) -> None:

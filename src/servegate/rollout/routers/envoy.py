@@ -13,7 +13,7 @@ of which are this Envoy. What is set here and why:
 - No outlier ejection, which would hide a bad slot. A probe of /health takes a dead replica out while another one
   lives (as readiness does in a cluster); where none lives requests are sent anyway and fail visibly.
 - An access logger counts how every request ended, per slot: Envoy's standard counters cannot tell an answer that broke
-  after its headers from one that never began.
+  after its headers from one that never began. Questions about the engine, such as health checks, are not counted.
 """
 
 from __future__ import annotations
@@ -37,6 +37,9 @@ from servegate.rollout.routers.envoy_routes import ROUTES
 LOOPBACK = "127.0.0.1"
 ENDED = "servegate.ended"
 """Counter of ended requests, with tags slot, code and flags."""
+NOT_SERVING = "/(health|ping|load|version|metrics|v1/models)([?/].*)?"
+"""Paths (RE2, whole) of questions about the engine. The engine does not count them as requests (metrics/names.py), so
+neither does the gateway: with health checks alone its counters would seem to stand still."""
 START_TIMEOUT = 15.0
 _TYPE = "type.googleapis.com/envoy."
 
@@ -214,6 +217,15 @@ def _ended() -> dict[str, Any]:
     scope, name = ENDED.split(".")
     return {
         "name": "envoy.access_loggers.stats",
+        "filter": {
+            "header_filter": {
+                "header": {
+                    "name": ":path",
+                    "string_match": {"safe_regex": {"regex": NOT_SERVING}},
+                    "invert_match": True,
+                }
+            }
+        },
         "typed_config": {
             "@type": f"{_TYPE}extensions.access_loggers.stats.v3.Config",
             "stats_scope": {"prefix": scope},

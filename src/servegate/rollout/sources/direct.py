@@ -26,7 +26,7 @@ the answers that broke and those that never began; `upstream_cx_connect_fail` co
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Protocol
@@ -35,8 +35,8 @@ from urllib.parse import urlencode
 import urllib3
 
 from servegate.errors import InfrastructureError
-from servegate.metrics.names import read
-from servegate.metrics.text import parse
+from servegate.metrics.names import declared, preflight, read
+from servegate.metrics.text import families, parse
 from servegate.rollout.ports import Fault, Histogram, Observed, PodSample
 from servegate.rollout.sources import ended
 
@@ -153,6 +153,29 @@ class DirectSource:
                         nonsense.update(names[key])
         down: dict[str, Fault] = {name: "down" for name in missing if name not in nonsense}
         return Observed(at=at, pods=tuple(pods), missing=missing, faults=down)
+
+    def preflight(self, needed: Collection[str]) -> list[str]:
+        """What the engines that run now do not export, one sentence each, with the nearest name that they do.
+
+        Args:
+            needed: our names of the metrics that the plan judges; without a gateway requests are needed too.
+
+        Raises:
+            InfrastructureError: nobody knows which engines there are.
+        """
+        wanted = sorted({*needed, *(() if self.gateway is not None else ("http_requests",))})
+        problems = []
+        for target in self.targets():
+            try:
+                text = self._get(f"{target.url}/metrics")
+                names = families(text)
+                lacking = [ours for ours in wanted if not declared(ours, names)]
+                problems += preflight(read(text), lacking, target.pod, names)
+            except (InfrastructureError, urllib3.exceptions.HTTPError, OSError):
+                continue  # not up: that is waited for and told by name when the rollout has begun
+            except ValueError as error:
+                problems.append(f"{target.pod}: {target.url}/metrics: {_reason(error)}")
+        return problems
 
     def close(self) -> None:
         """Stop asking; returns when the last question has been answered or given up."""
