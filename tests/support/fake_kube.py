@@ -159,6 +159,9 @@ def _patched(item: Object, patch: list[Object]) -> Object:
             at = at[int(part)] if isinstance(at, list) else at.get(part)
             if at is None:
                 raise RefusedError(422, f"{operation['path']}: there is no {part}")
+        if last == "-" and operation["op"] == "add":
+            at.append(operation["value"])
+            continue
         key: Any = int(last) if isinstance(at, list) else last
         if operation["op"] == "test":
             found = at.get(key) if isinstance(at, dict) else at[key]
@@ -166,6 +169,8 @@ def _patched(item: Object, patch: list[Object]) -> Object:
                 raise RefusedError(422, f"{operation['path']}: testing value failed")
         elif operation["op"] == "replace" or (operation["op"] == "add" and isinstance(at, dict)):
             at[key] = operation["value"]
+        elif operation["op"] == "remove" and (key in at if isinstance(at, dict) else key < len(at)):
+            del at[key]
         else:
             raise RefusedError(422, f"the fake does not know {operation['op']} at {operation['path']}")
     return dict(made)

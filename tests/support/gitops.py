@@ -45,6 +45,6 @@ def _put(item: Any, keys: list[str], value: Any) -> None:
     for key in keys[:-1]:
         item = item[int(key)] if isinstance(item, list) else item.setdefault(key, {})
     if isinstance(item, list):
-        item[int(keys[-1])] = value
+        item[int(keys[-1]) : int(keys[-1]) + 1] = [value]
     else:
         item[keys[-1]] = value

@@ -11,7 +11,7 @@ from manifests import K8S, Object, documents
 
 from servegate.release import Engine, Image, Model, Release
 from servegate.rollout.kube import Kube
-from servegate.rollout.ports import Arrangement, Weights
+from servegate.rollout.ports import Arrangement, Sticky, Weights
 from servegate.rollout.routers.http_route import HttpRouteRouter
 from servegate.rollout.stores.config_map import ConfigMapStore
 from servegate.rollout.workloads.deployments import DeploymentWorkload
@@ -65,7 +65,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
         DeploymentWorkload(kube, "llm", epoch=lambda: lease.epoch).ensure("green", RELEASE, 2)
         router = HttpRouteRouter(kube, "llm", {"blue": "llm-blue", "green": "llm-green"})
         router.write(HALF, lease.epoch)
-        router.arrange(Arrangement({"green": 10.0}), lease.epoch)
+        router.arrange(Arrangement({"green": 10.0}, Sticky("cookie", "arm", "v2")), lease.epoch)
         found: dict[str, set[str]] = {}
         for path, item in before.items():
             old, new = dict(leaves(item)), dict(leaves(api.objects[path]))

@@ -14,7 +14,7 @@ from fake_kube import FakeKube, Object
 
 from servegate.errors import InfrastructureError
 from servegate.rollout.kube import Kube
-from servegate.rollout.ports import FencedError, Router
+from servegate.rollout.ports import Arrangement, Arranging, FencedError, Router, Sticky
 from servegate.rollout.routers.envoy_file import EnvoyFileRouter
 from servegate.rollout.routers.http_route import GROUPS, HttpRouteRouter, Kind
 from servegate.rollout.routers.kserve import KServeRouter
@@ -148,6 +148,7 @@ def kserve(folder: Path) -> Plane:
     )
 
 
+BY_COOKIE = Arrangement(sticky=Sticky("cookie", "arm", "abc-1"))
 IMPLEMENTATIONS = {
     "envoy-file": envoy_file,
     "http-route": http_route,
@@ -251,3 +252,42 @@ def test_weights_that_make_no_sense_are_refused_and_change_nothing(plane: Plane,
     with pytest.raises(ValueError, match=r"weights|slot"):
         router.write(weights, epoch=1)
     assert plane.written() == before
+
+
+def test_users_keep_their_slot_while_weights_change_where_the_router_can_do_that(plane: Plane) -> None:
+    router = plane.open()
+    router.write({"blue": 50.0, "green": 50.0}, epoch=2)
+    if not isinstance(router, Arranging):
+        assert router.verify().arrangement is None
+        return
+    before = router.verify().arrangement
+    router.arrange(BY_COOKIE, epoch=2)
+    assert (before, router.verify().arrangement) == (Arrangement(), BY_COOKIE)
+    written = plane.written()
+    router.arrange(BY_COOKIE, epoch=2)
+    assert plane.written() == written
+    for green in (10.0, 0.0, 100.0, 50.0):
+        router.write({"blue": 100 - green, "green": green}, epoch=2)
+        assert router.verify().arrangement == BY_COOKIE
+        assert router.read() == {"blue": 100 - green, "green": green}
+    both = Arrangement({"green": 20.0}, Sticky("cookie", "arm", "abc-2"))
+    router.arrange(both, epoch=3)
+    assert router.verify().arrangement == both
+    with pytest.raises(FencedError):
+        router.arrange(Arrangement(), epoch=2)
+    router.arrange(Arrangement(), epoch=3)
+    assert router.verify().arrangement == Arrangement()
+
+
+def test_users_keep_their_slot_by_a_header_or_the_router_says_that_it_cannot(plane: Plane) -> None:
+    router = plane.open()
+    router.write({"blue": 50.0, "green": 50.0}, epoch=1)
+    wanted = Arrangement(sticky=Sticky("header", "x-user-id"))
+    if isinstance(router, Arranging) and "header" in router.sticky_by:
+        router.arrange(wanted, epoch=1)
+        assert router.verify().arrangement == wanted
+    elif isinstance(router, Arranging):
+        before = plane.written()
+        with pytest.raises(ValueError, match="by a header"):
+            router.arrange(wanted, epoch=1)
+        assert plane.written() == before

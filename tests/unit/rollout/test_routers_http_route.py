@@ -239,7 +239,7 @@ def test_requests_are_copied_and_every_other_filter_stays(api: FakeKube, router:
 
 
 @pytest.mark.parametrize(
-    "wanted", [Arrangement({"red": 10.0}), Arrangement({"green": 101.0}), Arrangement(sticky=Sticky("cookie", "slot"))]
+    "wanted", [Arrangement({"red": 10.0}), Arrangement({"green": 101.0}), Arrangement(sticky=Sticky("header", "user"))]
 )
 def test_an_arrangement_that_a_route_cannot_have(api: FakeKube, router: HttpRouteRouter, wanted: Arrangement) -> None:
     router.write({"blue": 100.0, "green": 0.0}, epoch=1)
@@ -270,3 +270,105 @@ def test_what_is_copied_is_told_and_rules_that_do_not_agree_are_nobodys_wish(
     assert router.verify().arrangement not in (Arrangement(), Arrangement({"green": 0.5}))
     router.arrange(Arrangement({"green": 0.5}), epoch=1)
     assert router.verify().arrangement == Arrangement({"green": 0.5})
+
+
+def answers(slot: str, cookie: str = "") -> list[Object]:
+    """The filter by which a back end names its slot."""
+    add = {"add": [{"name": "set-cookie", "value": cookie}]} if cookie else {}
+    modifier = {"set": [{"name": "x-servegate-slot", "value": slot}], **add}
+    return [{"type": "ResponseHeaderModifier", "responseHeaderModifier": modifier}]
+
+
+def test_users_get_a_cookie_and_a_rule_for_it_and_everything_else_stays(api: FakeKube, router: HttpRouteRouter) -> None:
+    router.write({"blue": 60.0, "green": 40.0}, epoch=1)
+    before = copy.deepcopy(api.objects[PATH]["spec"])
+    router.arrange(Arrangement({"green": 10.0}, Sticky("cookie", "arm", "v2-1")), epoch=1)
+    spec = copy.deepcopy(api.objects[PATH]["spec"])
+    spec["rules"], ours = spec["rules"][:2], spec["rules"][2:]
+    copies = spec["rules"][1].pop("filters")
+    assert spec == before
+    everybody = {"name": "host", "type": "RegularExpression", "value": "(?:servegate)?.*"}
+    life = "Path=/; Max-Age=2592000; HttpOnly; SameSite=Lax"
+    for rule in ours:
+        assert (rule["timeouts"], rule["filters"]) == ({"request": "0s"}, copies)
+    assert ours[0]["matches"] == [{"path": {"value": "/"}, "headers": [everybody]}]
+    assert ours[0]["backendRefs"] == [
+        {**ref, "filters": answers(slot, f"arm={slot}.v2-1; {life}")}
+        for slot, ref in zip(NAMES, backends(60, 40), strict=True)
+    ]
+    for slot, rule in zip(NAMES, ours[1:], strict=True):
+        cookie = {"name": "cookie", "type": "RegularExpression"}
+        cookie["value"] = rf"^(?:.*;\s*)?arm={slot}\.v2\-1(?:\s*;.*)?$"
+        assert rule["matches"] == [{"path": {"value": "/"}, "headers": [everybody, cookie]}]
+        assert rule["backendRefs"] == [{"name": NAMES[slot], "port": 8000, "weight": 1, "filters": answers(slot)}]
+    # A slot without weight keeps nobody.
+    router.write({"blue": 100.0, "green": 0.0}, epoch=1)
+    after = api.objects[PATH]["spec"]["rules"]
+    assert [ref["weight"] for ref in after[2]["backendRefs"]] == [100, 0]
+    assert [rule["matches"][0]["headers"][0]["value"] for rule in after[3:]] == [
+        everybody["value"],
+        "asleep.servegate.invalid",
+    ]
+    router.write({"blue": 60.0, "green": 40.0}, epoch=1)
+    router.arrange(Arrangement(), epoch=1)
+    assert api.objects[PATH]["spec"] == before
+
+
+def test_rules_of_users_come_and_go_asleep(api: FakeKube, router: HttpRouteRouter) -> None:
+    """Envoy has a cluster for each, and no request may reach one that it does not have yet, or no longer."""
+    router.write({"blue": 50.0, "green": 50.0}, epoch=1)
+    seen: list[list[str]] = []
+
+    def note(_path: str, item: Object) -> None:
+        seen.append([rule["matches"][0]["headers"][0]["type"] for rule in item["spec"]["rules"][2:]])
+
+    api.react = note
+    router.arrange(Arrangement(sticky=Sticky("cookie", "arm", "1")), epoch=1)
+    assert seen == [["Exact"] * 3, ["RegularExpression"] * 3]
+    router.arrange(Arrangement(sticky=Sticky("cookie", "arm", "2")), epoch=1)
+    assert seen[2:] == [["RegularExpression"] * 3]
+    router.arrange(Arrangement(), epoch=1)
+    assert seen[3:] == [["Exact"] * 3, []]
+
+
+def test_rules_of_users_that_somebody_changed_are_nobodys_wish_and_are_mended(
+    api: FakeKube, router: HttpRouteRouter
+) -> None:
+    wanted = Arrangement(sticky=Sticky("cookie", "arm", "1"))
+    router.write({"blue": 50.0, "green": 50.0}, epoch=1)
+    router.arrange(wanted, epoch=1)
+    good = copy.deepcopy(api.objects[PATH]["spec"])
+
+    def without_one(rules: list[Object]) -> None:
+        del rules[3]
+
+    def elsewhere(rules: list[Object]) -> None:
+        rules[3]["backendRefs"][0]["name"] = "llm-green"
+
+    def without_cookie(rules: list[Object]) -> None:
+        del rules[2]["backendRefs"][0]["filters"]
+
+    def longer(rules: list[Object]) -> None:
+        rules[1]["timeouts"] = {"request": "1s"}
+
+    for change in (without_one, elsewhere, without_cookie, longer):
+        item = copy.deepcopy(api.objects[PATH])
+        change(item["spec"]["rules"])
+        api.put(PATH, item)
+        assert router.verify().arrangement != wanted, change
+        router.arrange(wanted, epoch=1)
+        assert router.verify().arrangement == wanted, change
+        assert len(api.objects[PATH]["spec"]["rules"]) == 5
+        api.put(PATH, {**api.objects[PATH], "spec": copy.deepcopy(good)})
+
+
+def test_a_back_end_with_headers_of_its_own_is_left_alone(api: FakeKube, router: HttpRouteRouter) -> None:
+    theirs = {"type": "ResponseHeaderModifier", "responseHeaderModifier": {"set": [{"name": "x", "value": "1"}]}}
+    item = copy.deepcopy(api.objects[PATH])
+    item["spec"]["rules"][1]["backendRefs"][0]["filters"] = [theirs]
+    api.put(PATH, item)
+    router.write({"blue": 50.0, "green": 50.0}, epoch=1)
+    before = api.objects[PATH]
+    with pytest.raises(InfrastructureError, match="llm-blue has a ResponseHeaderModifier of its own"):
+        router.arrange(Arrangement(sticky=Sticky("cookie", "arm", "1")), epoch=1)
+    assert api.objects[PATH] == before

@@ -10,16 +10,15 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 from servegate.rollout.ports import Arrangement, Sticky
+from servegate.rollout.routers import cookie
+from servegate.rollout.routers.cookie import SLOT_HEADER
 from servegate.rollout.routers.weights import UNITS
 
 ROUTES = "slots"
 """Name of the route configuration."""
-SLOT_HEADER = "x-servegate-slot"
-COOKIE_SECONDS = 30 * 24 * 3600
 
 
 def document(units: dict[str, int], arrangement: Arrangement, version: str, idle_timeout: float) -> dict[str, Any]:
@@ -94,19 +93,16 @@ def read(resource: Any) -> tuple[dict[str, float], Arrangement]:
 def _cluster(slot: str, count: int, sticky: Sticky | None) -> dict[str, Any]:
     headers = [_header(SLOT_HEADER, slot, "OVERWRITE_IF_EXISTS_OR_ADD")]
     if sticky is not None and sticky.by == "cookie":
-        cookie = f"{sticky.name}={_value(slot, sticky)}; Path=/; Max-Age={COOKIE_SECONDS}; HttpOnly; SameSite=Lax"
-        headers.append(_header("set-cookie", cookie, "APPEND_IF_EXISTS_OR_ADD"))
+        headers.append(_header("set-cookie", cookie.header(slot, sticky), "APPEND_IF_EXISTS_OR_ADD"))
     return {"name": slot, "weight": count, "response_headers_to_add": headers}
 
 
 def _kept(slot: str, sticky: Sticky, common: dict[str, Any]) -> dict[str, Any]:
     """The route of users whose cookie names the slot."""
-    pair = re.escape(f"{sticky.name}={_value(slot, sticky)}")
-    pattern = rf"(?:.*;\s*)?{pair}(?:\s*;.*)?"
     return {
         "match": {
             "prefix": "/",
-            "headers": [{"name": "cookie", "string_match": {"safe_regex": {"regex": pattern}}}],
+            "headers": [{"name": "cookie", "string_match": {"safe_regex": {"regex": cookie.pattern(slot, sticky)}}}],
         },
         "route": {**common, "cluster": slot},
         "response_headers_to_add": [_header(SLOT_HEADER, slot, "OVERWRITE_IF_EXISTS_OR_ADD")],
@@ -115,10 +111,6 @@ def _kept(slot: str, sticky: Sticky, common: dict[str, Any]) -> dict[str, Any]:
 
 def _header(key: str, value: str, action: str) -> dict[str, Any]:
     return {"header": {"key": key, "value": value}, "append_action": action}
-
-
-def _value(slot: str, sticky: Sticky) -> str:
-    return f"{slot}.{sticky.salt}" if sticky.salt else slot
 
 
 def _as_data(arrangement: Arrangement) -> dict[str, Any]:

@@ -5,7 +5,8 @@ which touches the numbers alone, and only if the object is the very one that was
 the back ends still are the slots (`test` on their names) and nobody newer has written (`test` on the epoch in an
 annotation).
 Every rule that has both slots gets the same weights; other rules, such as one that sends testers to a single slot by a
-header, stay as they are. So do their filters, except copies of requests to a slot (routers/mirror.py).
+header, stay as they are. So do filters, except copies of requests to a slot (routers/mirror.py). Users who keep their
+slot have rules of their own behind the others (routers/kept.py).
 
 What the gateway says of it: `Accepted` and `ResolvedRefs`, true, at the generation that was written.
 """
@@ -22,7 +23,7 @@ from typing import Literal
 from servegate.errors import InfrastructureError
 from servegate.rollout.kube import ANNOTATION, Kube, KubeError, Object, annotations_of, metadata
 from servegate.rollout.ports import Arrangement, FencedError, RouteStatus, Weights
-from servegate.rollout.routers import mirror
+from servegate.rollout.routers import kept, mirror
 from servegate.rollout.routers.weights import UNITS, to_units
 
 EPOCH = f"{ANNOTATION}epoch"
@@ -65,10 +66,10 @@ class _Route:
 
 
 class HttpRouteRouter:
-    """Moves the weights of one HTTPRoute, and copies requests.
+    """Moves the weights of one HTTPRoute, copies requests, and keeps users in their slot.
 
     Attributes:
-        sticky_by: a route draws every request anew.
+        sticky_by: a cookie, which a rule can match; Gateway API has no hash of a header.
 
     Args:
         kube: the namespace of the route.
@@ -78,7 +79,7 @@ class HttpRouteRouter:
         sleep: waits for seconds.
     """
 
-    sticky_by: frozenset[str] = frozenset()
+    sticky_by: frozenset[str] = frozenset({"cookie"})
 
     def __init__(
         self,
@@ -127,19 +128,26 @@ class HttpRouteRouter:
         self._put(_smallest(wanted), epoch)
 
     def arrange(self, arrangement: Arrangement, epoch: int) -> None:
-        """Copy requests as wanted; the weights stay.
+        """Copy requests, and keep users where they are, as wanted; the weights stay.
+
+        Rules for users come asleep and go asleep, like a slot's first weight: it takes about a second.
 
         Raises:
             FencedError: the route carries a higher epoch.
-            InfrastructureError: the route cannot be read or written, it no longer has the slots, or a rollout has not
-                written its weights yet.
-            ValueError: a slot is not known, a share cannot be expressed, or users shall keep their slot.
+            InfrastructureError: the route cannot be read or written, it no longer has the slots, a rollout has not
+                written its weights yet, or a slot's back end has headers of its own where the cookie would go.
+            ValueError: a slot is not known, a share cannot be expressed, or users shall keep their slot by a header.
         """
-        if arrangement.sticky is not None:
-            raise ValueError(f"HTTPRoute {self.name}: a route cannot keep users in their slot")
+        if arrangement.sticky is not None and arrangement.sticky.by not in self.sticky_by:
+            raise ValueError(f"HTTPRoute {self.name}: a route cannot keep users in their slot by a header")
         mirror.check(arrangement.mirror, tuple(self.backends))
         self.read()
-        self._put(None, epoch, arrangement.mirror)
+        found = kept.sticky_of(self._read().item["spec"]["rules"])
+        if (found is None) != (arrangement.sticky is None):
+            asleep = Arrangement(arrangement.mirror, arrangement.sticky or found)
+            self._put(None, epoch, asleep, awake=False)
+            self._taken_up()
+        self._put(None, epoch, arrangement)
 
     def _taken_up(self) -> None:
         """Wait until the gateway says that it serves what was written, or for as long as it is given."""
@@ -149,17 +157,20 @@ class HttpRouteRouter:
                 return
             self.sleep(LOOK)
 
-    def _put(self, units: Mapping[str, int] | None, epoch: int, copies: Weights | None = None) -> None:
-        """Write weights, or copies, or both; None: as they are."""
+    def _put(
+        self, units: Mapping[str, int] | None, epoch: int, wanted: Arrangement | None = None, *, awake: bool = True
+    ) -> None:
+        """Write weights, or an arrangement, or both; None: as they are."""
         for attempt in range(ATTEMPTS):
             route = self._read()
             if route.epoch is not None and route.epoch > epoch:
                 raise FencedError(
                     f"weights were refused: epoch {epoch} is over, HTTPRoute {self.name} is at {route.epoch}"
                 )
-            change = self._copies(route, copies) if copies is not None else []
+            change: list[Object] = []
             if units is not None and not all(self._has(route, number, units) for number in range(len(route.rules))):
                 change += self._weights(route, units)
+            change += self._arrangement(route, route.units if units is None else units, wanted, awake)
             if route.epoch == epoch and not change:
                 return
             try:
@@ -187,10 +198,12 @@ class HttpRouteRouter:
         return RouteStatus(True, route.weights, arrangement=self._arranged(route))
 
     def _arranged(self, route: _Route) -> Arrangement:
-        """What the route says of copies; where its rules do not agree, something that nobody wants."""
+        """What the route says of copies and of users; where its rules do not agree, something that nobody wants."""
         rules = route.item["spec"]["rules"]
         found = [mirror.copies(rules[index], self.backends) for index, _ in route.rules]
-        return Arrangement(found[0] if all(one == found[0] for one in found) else {"": 0.0})
+        wanted = Arrangement(found[0], kept.sticky_of(rules))
+        agree = all(one == found[0] for one in found) and not self._arrangement(route, route.units, wanted)
+        return wanted if agree else Arrangement({"": 0.0})
 
     def _read(self) -> _Route:
         item = self.kube.get("HTTPRoute", self.name)
@@ -202,7 +215,7 @@ class HttpRouteRouter:
         for index, rule in enumerate(item["spec"].get("rules") or ()):
             refs = rule.get("backendRefs") or []
             names = [self._named(ref) for ref in refs]
-            if not set(self.backends.values()) <= set(names):
+            if not set(self.backends.values()) <= set(names) or kept.ours(rule):
                 continue
             strange = [name for name in names if name not in self.backends.values()]
             if strange or len(names) != len(self.backends):
@@ -229,15 +242,25 @@ class HttpRouteRouter:
         refs = route.item["spec"]["rules"][index]["backendRefs"]
         return all(_weight(refs[place]) == units[slot] for slot, place in places.items())
 
-    def _copies(self, route: _Route, copies: Weights) -> list[Object]:
+    def _arrangement(
+        self, route: _Route, units: Mapping[str, int], wanted: Arrangement | None, awake: bool = True
+    ) -> list[Object]:
+        """Changes of copies and of the rules of users who keep their slot; wanted None: as it is."""
+        rules = route.item["spec"]["rules"]
+        sticky = kept.sticky_of(rules) if wanted is None else wanted.sticky
         patch: list[Object] = []
+        follow: list[Object] = []
         for index, places in route.rules:
-            rule = route.item["spec"]["rules"][index]
+            rule = rules[index]
             refs = {slot: rule["backendRefs"][place] for slot, place in places.items()}
-            wanted = mirror.filters(rule, refs, self.backends, copies)
-            if wanted != list(rule.get("filters") or ()):
-                patch.append({"op": "add", "path": f"/spec/rules/{index}/filters", "value": wanted})
-        return patch
+            filters = list(rule.get("filters") or ())
+            if wanted is not None and (copies := mirror.filters(rule, refs, self.backends, wanted.mirror)) != filters:
+                change = {"op": "add", "value": copies} if copies else {"op": "remove"}
+                patch.append({**change, "path": f"/spec/rules/{index}/filters"})
+                filters = copies
+            rule = {key: value for key, value in rule.items() if key != "filters"}
+            follow += kept.rules({**rule, **({"filters": filters} if filters else {})}, refs, units, sticky, awake)
+        return patch + _followed(rules, follow)
 
     def _weights(self, route: _Route, units: Mapping[str, int]) -> list[Object]:
         patch: list[Object] = []
@@ -259,6 +282,19 @@ class HttpRouteRouter:
             patch.append({"op": "test", "path": at, "value": str(route.epoch)})
         patch.append({"op": "add", "path": at, "value": str(epoch)})
         return patch
+
+
+def _followed(rules: list[Object], wanted: list[Object]) -> list[Object]:
+    """The change that makes our rules those; in their places where there are as many."""
+    before = kept.indices(rules)
+    if len(before) != len(wanted):
+        gone = [{"op": "remove", "path": f"/spec/rules/{index}"} for index in reversed(before)]
+        return [*gone, *({"op": "add", "path": "/spec/rules/-", "value": rule} for rule in wanted)]
+    return [
+        {"op": "replace", "path": f"/spec/rules/{index}", "value": rule}
+        for index, rule in zip(before, wanted, strict=True)
+        if rules[index] != rule
+    ]
 
 
 def _version(route: _Route) -> str:
