@@ -25,7 +25,28 @@ from servegate.units import Duration
 Port = Annotated[int, Field(ge=1, le=65535)]
 
 
-class MachineSite(Config):
+class _Folder(Config):
+    """What every site writes to a folder."""
+
+    folder: str
+
+    @property
+    def root(self) -> Path:
+        """The folder."""
+        return Path(self.folder)
+
+    @property
+    def timeline(self) -> Path:
+        """The file that gets every tick."""
+        return self.root / "timeline.jsonl"
+
+    @property
+    def emergencies(self) -> Path:
+        """Where it is written down that a release was rolled back to by less than a verdict that counts now."""
+        return self.root / "emergencies.jsonl"
+
+
+class MachineSite(_Folder):
     """Two slots and an Envoy on this machine, kept up by `servegate rollout machine`."""
 
     version: Literal[1]
@@ -56,11 +77,6 @@ class MachineSite(Config):
         return self
 
     @property
-    def root(self) -> Path:
-        """The folder."""
-        return Path(self.folder)
-
-    @property
     def store(self) -> Path:
         """The file in which the rollout is remembered."""
         return self.root / "rollout.db"
@@ -71,16 +87,6 @@ class MachineSite(Config):
         return self.root / "slots.sock"
 
     @property
-    def timeline(self) -> Path:
-        """The file that gets every tick."""
-        return self.root / "timeline.jsonl"
-
-    @property
-    def emergencies(self) -> Path:
-        """Where it is written down that a release was rolled back to by less than a verdict that counts now."""
-        return self.root / "emergencies.jsonl"
-
-    @property
     def routes(self) -> Path:
         """Envoy's route file."""
         return self.root / "envoy" / "routes" / "routes.json"
@@ -89,7 +95,7 @@ class MachineSite(Config):
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$")]
 
 
-class ClusterSite(Config):
+class ClusterSite(_Folder):
     """Two Deployments and an HTTPRoute of a Kubernetes cluster, as k8s/base makes them."""
 
     version: Literal[1]
@@ -125,21 +131,6 @@ class ClusterSite(Config):
         if self.gateway is not None and self.prometheus is not None and self.prometheus.gateway is not None:
             raise ValueError("gateway: prometheus.gateway reads it already, and every request would count twice")
         return self
-
-    @property
-    def root(self) -> Path:
-        """The folder."""
-        return Path(self.folder)
-
-    @property
-    def timeline(self) -> Path:
-        """The file that gets every tick."""
-        return self.root / "timeline.jsonl"
-
-    @property
-    def emergencies(self) -> Path:
-        """Where it is written down that a release was rolled back to by less than a verdict that counts now."""
-        return self.root / "emergencies.jsonl"
 
 
 Site = MachineSite | ClusterSite
