@@ -180,14 +180,15 @@ jobs:
         ("v1.4.0", "a tag will not do"),
         (json.dumps("sha256:" + "a" * 63 + '"; touch /tmp/servegate-pwned; "'), "the digest is missing, or is none"),
         ("sha256:" + "b" * 64, "the release names another image"),
-        ("sha256:" + "a" * 64, "verifying"),
+        ("sha256:" + "a" * 64, "NAME_UNKNOWN"),
     ],
 )
 def test_what_is_not_attested_by_digest_is_not_deployed(
     repository: Repository, world: Any, digest: str, said: str
 ) -> None:
     release = {
-        "schema_version": 1, "name": "v1", "image": {"repository": "ghcr.io/team/chat", "digest": "sha256:" + "a" * 64},
+        "schema_version": 1, "name": "v1",
+        "image": {"repository": f"{world.registry}/team/none", "digest": "sha256:" + "a" * 64},
         "model": {"uri": "hf://a/b", "served_name": "m"}, "engine": {"name": "vllm", "version": "0.33.0"},
     }  # fmt: skip
     (repository.folder / "quick.json").write_text(json.dumps(release), "utf-8")

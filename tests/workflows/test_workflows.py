@@ -244,7 +244,8 @@ def test_an_evaluation_is_seen_beside_the_ones_before_it(
         artifacts.append({"id": number, "expired": False, "workflow_run": run})
     (history / "list.json").write_text(json.dumps({"artifacts": artifacts}), "utf-8")
     env = {**world.env, "GH_ARTIFACTS": str(history)}
-    ran = repository.act("workflow_dispatch", "model-eval.yml", {"inputs": inputs}, env=env, inputs=inputs)
+    payload = {"inputs": inputs, "repository": {"default_branch": "main"}}
+    ran = repository.act("workflow_dispatch", "model-eval.yml", payload, env=env, inputs=inputs)
     assert ran.jobs == {"Evaluate": "success"}, ran.log
     assert (ran.artifacts / "model-eval/trend.html").exists()
     assert "### Trend of support" in ran.log

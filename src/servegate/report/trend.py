@@ -18,7 +18,7 @@ from servegate.report.markdown import escape
 from servegate.report.model import Measure, Report
 from servegate.report.records import EvalRecord, read_records
 from servegate.stats.multiple import holm
-from servegate.stats.trend import Scan, scan
+from servegate.stats.trend import FEWEST, Scan, scan
 
 ALPHA = 0.01
 """Runs in which nothing changed are said to have changed in at most one of a hundred looks, all series together."""
@@ -199,7 +199,8 @@ def said(series: Series, runs: Sequence[Report]) -> str:
     """What is to be said of a series, in one sentence without markup."""
     name = measure_name(series.measure)
     if series.scan is None:
-        return f"{name}: nothing to judge yet"
+        same = len(runs) >= FEWEST and None not in series.values
+        return f"{name}: no change, it was the same each time" if same else f"{name}: nothing to judge yet"
     if not series.changed:
         return f"{name}: no change (p {series.p:.2g})" if series.p is not None else f"{name}: not judged"
     unit = series.measure.unit
@@ -265,7 +266,7 @@ def _table(found: Trend, rows: int) -> tuple[list[str], list[list[str]]]:
 
 
 def _quiet(found: Trend) -> str:
-    if all(series.scan is None for series in found.series):
+    if len(found.runs) < FEWEST:
         return f"{plural(len(found.runs), 'run')}: too few to say whether something changed"
     return f"nothing changed over {plural(len(found.runs), 'run')}"
 

@@ -15,7 +15,7 @@ from servegate.contract import sha256, sha256_file
 from servegate.errors import ConfigError
 from servegate.report.model import Measure, Report, Samples, Subject
 from servegate.report.records import EvalRecord
-from servegate.report.trend import read_run, trend
+from servegate.report.trend import read_run, said, trend
 
 DAY = 86400.0
 RELEASE = "sha256:" + "5" * 64
@@ -131,3 +131,10 @@ def test_hostile_names_stay_words(tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     for text in (page.read_text("utf-8"), summary.read_text("utf-8")):
         assert "<script>" not in text
+
+
+def test_what_is_the_same_each_time_did_not_change(tmp_path: Path) -> None:
+    found = trend([read_run(run(tmp_path, number, 1.0)) for number in range(5)])
+    assert said(found.series[0], found.runs) == "accuracy: no change, it was the same each time"
+    few = trend([read_run(run(tmp_path / "few", number, 1.0)) for number in range(2)])
+    assert said(few.series[0], few.runs) == "accuracy: nothing to judge yet"

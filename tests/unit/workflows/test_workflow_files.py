@@ -165,7 +165,7 @@ def test_concurrency_is_decided(path: Path) -> None:
 def test_a_release_is_never_cancelled_half_way_and_waits_for_its_approval() -> None:
     release = load(ROOT / ".github/workflows/release.yml")
     assert release["concurrency"]["cancel-in-progress"] is False
-    assert release["jobs"]["publish"]["environment"] == "release"
+    assert load(ROOT / ".github/workflows/publish.yml")["jobs"]["publish"]["environment"] == "release"
     writers = [name for name, job in release["jobs"].items() if job["permissions"].get("contents") == "write"]
     assert writers == ["publish"]
 
