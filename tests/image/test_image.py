@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from entry_point import Container
-from image_base import Machine
+from image_base import Machine, go_tools
 
 from servegate.endpoint import Endpoint
 from servegate.errors import InfrastructureError
@@ -103,6 +103,25 @@ def test_buildkit_builds_the_same_file(buildkit: Machine, tmp_path: Path) -> Non
     index = json.loads(subprocess.run(raw, capture_output=True, check=True).stdout)
     kinds = {item.get("annotations", {}).get("vnd.docker.reference.type") for item in index["manifests"]}
     assert kinds == {None, "attestation-manifest"}
+
+
+@pytest.mark.parametrize("builder", ["buildah", "buildkit"])
+def test_what_an_image_holds_is_listed_by_its_digest(buildkit: Machine, tmp_path: Path, builder: str) -> None:
+    document = build(buildkit, f"app/listed:{builder}", "--builder", builder)
+    syft = go_tools(Path(__file__).parents[2] / ".github/actions/sbom") / "syft"
+    servegate = str(Path(sys.executable).with_name("servegate"))
+    sbom = [servegate, "image", "sbom", reference(document), "--syft", str(syft), "--size", str(document["size"])]
+    done = subprocess.run(
+        [*sbom, "--plain-http", "--output", str(tmp_path / "sbom.json"), "--json"],
+        capture_output=True, text=True, check=False, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    listed = json.loads(done.stdout)
+    assert (listed["digest"], listed["engine"]) == (document["digest"], "0.32.0+cpu")
+    assert listed["packages"]["deb"] > 80
+    assert listed["packages"]["pypi"] >= 10
+    names = {item["name"] for item in json.loads((tmp_path / "sbom.json").read_text("utf-8"))["components"]}
+    assert {"vllm", "aiohttp", "libc6"} <= names
 
 
 def test_buildkit_without_a_push_leaves_nothing(buildkit: Machine) -> None:
