@@ -180,7 +180,7 @@ jobs:
         ("v1.4.0", "a tag will not do"),
         (json.dumps("sha256:" + "a" * 63 + '"; touch /tmp/servegate-pwned; "'), "the digest is missing, or is none"),
         ("sha256:" + "b" * 64, "the release names another image"),
-        ("sha256:" + "a" * 64, "NAME_UNKNOWN"),
+        ("sha256:" + "a" * 64, "no matching attestations"),
     ],
 )
 def test_what_is_not_attested_by_digest_is_not_deployed(
