@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Protocol
 
 import pytest
 from fake_deployments import FakeDeployments
@@ -54,6 +55,16 @@ def deployments(folder: Path) -> tuple[Workload, Callable[[], None]]:
     return DeploymentWorkload(kube, "llm", max_replicas=2), cluster.close
 
 
+class Fenced(Protocol):
+    """A workload that more than one controller can reach. A ProcessWorkload lives in the process of its only one."""
+
+    def client(self, epoch: Callable[[], int]) -> Workload:
+        """The workload for a controller whose lease has that epoch."""
+
+    def restart(self) -> None:
+        """Whoever carries changes out is another one now; what runs stays."""
+
+
 class Owner:
     """A process's slots behind a socket, whose owner can be ended and started again."""
 
@@ -92,16 +103,19 @@ class Cluster:
         self.cluster.close()
 
 
-FENCED: dict[str, Callable[[Path], Owner | Cluster]] = {"supervised": Owner, "deployments": Cluster}
-"""Those that more than one controller can reach. A ProcessWorkload lives in the process of its only one."""
-
-
 def supervised(folder: Path) -> tuple[Workload, Callable[[], None]]:
     owner = Owner(folder)
     return owner.client(lambda: 1), owner.close
 
 
 IMPLEMENTATIONS = {"processes": processes, "deployments": deployments, "supervised": supervised}
+
+
+@pytest.fixture(params=[Owner, Cluster])
+def fenced(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Fenced]:
+    made = request.param(tmp_path)
+    yield made
+    made.close()
 
 
 @pytest.fixture(params=sorted(IMPLEMENTATIONS))
@@ -207,31 +221,26 @@ def test_what_cannot_be_is_refused(workload: Workload) -> None:
         workload.ensure("blue", release("v1"), 3)
 
 
-@pytest.mark.parametrize("kind", sorted(FENCED))
-def test_a_controller_whose_successor_has_acted_changes_nothing_also_after_a_restart(kind: str, tmp_path: Path) -> None:
-    place = FENCED[kind](tmp_path)
-    try:
-        held = {"old": 1, "new": 2}
-        old, new = place.client(lambda: held["old"]), place.client(lambda: held["new"])
-        one, two = release("v1"), release("v2", "other")
-        old.ensure("blue", one, 1)
-        new.ensure("blue", one, 1)
-        for restarted in (False, True):
-            if restarted:
-                place.restart()
-                old, new = place.client(lambda: held["old"]), place.client(lambda: held["new"])
-            with pytest.raises(FencedError, match=r"epoch 1 is over, .*blue is at 2"):
-                old.ensure("blue", two, 1)
-            with pytest.raises(FencedError, match=r"epoch 1 is over, .*blue is at 2"):
-                old.scale("blue", 0)
-            assert new.status("blue").release == one.identity()
-            assert new.status("blue").replicas == 1
-            new.scale("blue", 1)
-        # A lease that was taken again counts anew; and who holds it may do all.
-        held["old"] = 3
-        old.ensure("blue", two, 1)
-        assert old.status("blue").release == two.identity()
-        with pytest.raises(FencedError, match=r"epoch 2 is over, .*blue is at 3"):
-            new.scale("blue", 0)
-    finally:
-        place.close()
+def test_a_controller_whose_successor_has_acted_changes_nothing_also_after_a_restart(fenced: Fenced) -> None:
+    held = {"old": 1, "new": 2}
+    old, new = fenced.client(lambda: held["old"]), fenced.client(lambda: held["new"])
+    one, two = release("v1"), release("v2", "other")
+    old.ensure("blue", one, 1)
+    new.ensure("blue", one, 1)
+    for restarted in (False, True):
+        if restarted:
+            fenced.restart()
+            old, new = fenced.client(lambda: held["old"]), fenced.client(lambda: held["new"])
+        with pytest.raises(FencedError, match=r"epoch 1 is over, .*blue is at 2"):
+            old.ensure("blue", two, 1)
+        with pytest.raises(FencedError, match=r"epoch 1 is over, .*blue is at 2"):
+            old.scale("blue", 0)
+        assert new.status("blue").release == one.identity()
+        assert new.status("blue").replicas == 1
+        new.scale("blue", 1)
+    # A lease that was taken again counts anew; and who holds it may do all.
+    held["old"] = 3
+    old.ensure("blue", two, 1)
+    assert old.status("blue").release == two.identity()
+    with pytest.raises(FencedError, match=r"epoch 2 is over, .*blue is at 3"):
+        new.scale("blue", 0)

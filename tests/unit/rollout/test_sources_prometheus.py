@@ -294,6 +294,8 @@ def test_silence_costs_the_timeout_and_one_thread(prometheus: FakePrometheus, so
     prometheus.instead = hang
     made = source(timeout="200ms")
     assert "no answer in 0.2 s" in made.observe(NOW).missing["blue/prometheus"]
+    with pytest.raises(InfrastructureError, match=r"^no answer in 0\.2 s$"):
+        made.api.instant("up", NOW)
     made.api.config = made.config = validate({"url": prometheus.url, "timeout": "20s"}, PrometheusConfig, "p")
     prometheus.gate.set()
     prometheus.instead = None

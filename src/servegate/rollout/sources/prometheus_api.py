@@ -96,7 +96,11 @@ class PrometheusApi:
         except requests.exceptions.Timeout as error:
             raise InfrastructureError(f"no answer in {self.config.timeout:g} s") from error
         except (requests.exceptions.RequestException, urllib3.exceptions.HTTPError) as error:
-            raise InfrastructureError(_innermost(error)) from error
+            # A limit that runs out while a connection is tried again comes wrapped in the error of trying.
+            late = "timed out" in str(error)
+            raise InfrastructureError(
+                f"no answer in {self.config.timeout:g} s" if late else _innermost(error)
+            ) from error
         except OSError as error:
             raise InfrastructureError(str(error)[:200]) from error
         if not isinstance(answer, list):
