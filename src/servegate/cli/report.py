@@ -149,12 +149,16 @@ def trend(reports: tuple[Path, ...], last: int, html: Path | None, summary: Path
 @command.command()
 @click.argument("timeline", type=click.Path(path_type=Path))
 @click.option("--records", type=click.Path(path_type=Path), help="RequestRecords of the traffic, JSON Lines.")
+@click.option(
+    "--report", type=click.Path(path_type=Path), help="Its report.json: way back, guard, experiment and numbers."
+)
 @click.option("--output", type=click.Path(path_type=Path, dir_okay=False), required=True, help="The page to write.")
-def canary(timeline: Path, records: Path | None, output: Path) -> None:
+def canary(timeline: Path, records: Path | None, report: Path | None, output: Path) -> None:
     """Make a page of a canary from its TIMELINE.jsonl."""
     from servegate.contract import write_atomic
     from servegate.errors import ConfigError
     from servegate.report.html import page
+    from servegate.report.model import Report
     from servegate.report.records import CanaryTick, RequestRecord, read_records
     from servegate.report.story import ReleaseStory
 
@@ -163,8 +167,11 @@ def canary(timeline: Path, records: Path | None, output: Path) -> None:
         raise ConfigError(f"{timeline}: holds no tick")
     ticks.sort(key=lambda tick: tick.at)
     requests = list(read_records(records, RequestRecord)) if records is not None else []
+    reports = (Report.read(report),) if report is not None else ()
     outcome, reason = _ending(ticks)
-    story = ReleaseStory(name=timeline.stem, outcome=outcome, reason=reason, ticks=ticks, records=requests)
+    story = ReleaseStory(
+        name=timeline.stem, outcome=outcome, reason=reason, ticks=ticks, records=requests, reports=reports
+    )
     write_atomic(output, page(f"Canary {timeline.stem}", [story]).encode())
     click.echo(f"{output}")
 

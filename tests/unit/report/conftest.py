@@ -518,3 +518,8 @@ def make_ended(text: str) -> Report:
             ),
         ),
     )  # fmt: skip
+
+
+@pytest.fixture
+def ended() -> Callable[[str], Report]:
+    return make_ended

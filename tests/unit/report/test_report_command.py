@@ -84,7 +84,7 @@ def test_a_missing_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
 
 
 def test_a_timeline_becomes_a_page(
-    tmp_path: Path, stories: list[ReleaseStory], capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, stories: list[ReleaseStory], capsys: pytest.CaptureFixture[str], ended: Callable[[str], Report]
 ) -> None:
     write_records(tmp_path / "timeline.jsonl", stories[1].ticks)
     write_records(tmp_path / "records.jsonl", stories[1].records)
@@ -97,6 +97,12 @@ def test_a_timeline_becomes_a_page(
     assert run("canary", tmp_path / "timeline.jsonl", "--output", out) == 0
     assert "for showing only" in out.read_text()
     assert "as the engines counted them" in out.read_text()
+    ended("HighErrorRate").write(tmp_path / "report.json")
+    assert run("canary", tmp_path / "timeline.jsonl", "--report", tmp_path / "report.json", "--output", out) == 0
+    page = out.read_text()
+    for words in ("Way back to v1 (blue)", "Guard of v2 (green)", "What a person must do"):
+        assert words in page
+    assert "Before the canary" not in page
 
 
 def test_an_empty_or_torn_timeline(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
