@@ -60,6 +60,12 @@ jobs:
 """
 
 
+PATCH = """
+- target: {kind: Deployment}
+  patch: '[{"op": "add", "path": "/spec/template/spec/containers/0/portz", "value": 8000}]'
+"""
+
+
 def call_ci(
     repository: Repository,
     world: Any,
@@ -296,6 +302,22 @@ def test_a_repository_made_by_init_passes_its_own_pull_request(team: Repository,
     ran = team.act("pull_request", "ci.yml", PULL, env=world.env)
     assert set(ran.jobs) == {"Configuration", "Lint, types, unit", "Smoke, evals, gate", "Image builds"}
     assert set(ran.jobs.values()) == {"success"}, ran.log
+
+
+def test_a_team_s_own_code_and_manifests_are_checked(team: Repository, world: Any) -> None:
+    """All that is wrong is told in one run: a test that fails, a manifest that is none."""
+    folder = team.folder
+    (folder / "tests/unit").mkdir(parents=True)
+    (folder / "tests/unit/test_own.py").write_text("def test_own() -> None:\n    assert 1 + 1 == 3\n", "utf-8")
+    slots = folder / "k8s/base/kustomization.yaml"
+    slots.write_text(slots.read_text("utf-8") + "\npatches:\n" + PATCH, "utf-8")
+    call_with(folder, "ci", build_image="false")
+    team.commit("wrong")
+    ran = team.act("pull_request", "ci.yml", PULL, env=world.env)
+    assert ran.jobs["Lint, types, unit"] == ran.jobs["Configuration"] == "failure", ran.log
+    assert ran.jobs["Smoke, evals, gate"] == "success"
+    assert "assert (1 + 1) == 3" in ran.log
+    assert "did not validate for resource deployment/llm-blue" in ran.log
 
 
 def test_a_repository_made_by_init_releases_its_own_tag(team: Repository, world: Any) -> None:

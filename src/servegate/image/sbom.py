@@ -87,7 +87,7 @@ def write(reference: str, output: Path, syft: str, plain_http: bool = False) -> 
     repository, digest = split(reference)
     if shutil.which(syft) is None:
         raise InfrastructureError(
-            f"{syft} is not installed; with Go: go install github.com/anchore/syft/cmd/syft@v1.57.0, or --syft PROGRAM"
+            f"{syft} is not installed; with Go: go install github.com/anchore/syft/cmd/syft@latest, or --syft PROGRAM"
         )
     environ = {**_ENVIRON, **({"SYFT_REGISTRY_INSECURE_USE_HTTP": "true"} if plain_http else {})}
     with tempfile.TemporaryDirectory(prefix="servegate-sbom-") as folder:
