@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from cluster_place import PLAN, Place, Users
-from controllers import component
+from controllers import component, whole
 
 from cluster import Cluster
 
@@ -51,8 +51,9 @@ def evict(place: Place, pod: str) -> None:
     place.kube.call("POST", f"{path}/eviction", body)
 
 
-def test_a_job_promotes_whatever_dies_on_the_way(place: Place, users: Users) -> None:
-    """Its pod evicted and killed, the API server, etcd and the gateway's control plane killed: no request is lost."""
+def test_a_job_promotes_whatever_dies_on_the_way_and_another_takes_it_back(place: Place, users: Users) -> None:
+    """Its pod evicted and killed, the API server, etcd and the gateway's control plane killed: no request is lost. The
+    way back, asked for by somebody who may not touch traffic, ends with proof."""
     cluster = place.cluster
     order(place, "v2")
     place.until("the first traffic", lambda state: state["phase"] == "STEP")
@@ -71,6 +72,13 @@ def test_a_job_promotes_whatever_dies_on_the_way(place: Place, users: Users) -> 
     assert place.router.read() == {"blue": 0.0, "green": 100.0}
     events = cluster.get("-n", place.namespace, "events", "--field-selector=source=servegate")["items"]
     assert {"Step", "Promoted"} <= {event["reason"] for event in events}
+    cluster.apply(*whole("watchdog", place.namespace))
+    asked = ("rollback", "--in-cluster", "--reason", "odd answers")
+    code, out = place.run(*asked, kubeconfig=place.account("servegate-starter"))
+    assert code == 0, out
+    assert "proof" in out
+    assert place.state()["proven"]
+    assert place.router.read() == {"blue": 100.0, "green": 0.0}
     seen = users.stop()
     assert set(seen) == {"complete"}, (seen, users.bad)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import yaml
-from manifests import K8S, Object
+from manifests import K8S, Object, placed
 
 IMAGE = "servegate.test/controller"
 """An image with servegate in it."""
@@ -22,3 +22,9 @@ def with_image(document: Object) -> Object:
     """The document with an image of the test cluster in the place of the placeholder."""
     found: Object = json.loads(json.dumps(document).replace("example.invalid/servegate", IMAGE))
     return found
+
+
+def whole(name: str, namespace: str) -> list[Object]:
+    """All that a component adds to the overlay for the test cluster."""
+    before = placed("local", namespace)
+    return [with_image(item) for item in placed("local", namespace, name) if item not in before]

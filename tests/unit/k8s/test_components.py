@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -337,7 +338,7 @@ def test_a_component_says_what_it_is_for_and_is_in_the_docs(name: str) -> None:
     assert f"`{name}`" in (K8S.parent / "docs" / "kubernetes.md").read_text()
 
 
-@pytest.mark.parametrize("name", ["controller", "evals", "load", "watchdog"])
+@pytest.mark.parametrize("name", ["controller", "drill", "evals", "load", "watchdog"])
 def test_jobs_use_flags_and_files_that_there_are(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The command line of the container, taken apart by the command itself; the repository is its working folder."""
     monkeypatch.chdir(K8S.parent)
@@ -350,9 +351,9 @@ def test_jobs_use_flags_and_files_that_there_are(name: str, monkeypatch: pytest.
         used = {part.partition(")")[0] for text in container["args"] for part in text.split("$(")[1:]}
         assert used <= names
         for text in container["args"]:  # the ConfigMap's files
-            if "/etc/rollout/" in text:
+            if "/etc/rollout/" in text or "/etc/drill/" in text:
                 (tmp_path / text.rpartition("/")[2]).touch()
-        parsed = parse(cli, [text.replace("/etc/rollout/", f"{tmp_path}/") for text in container["args"]])
+        parsed = parse(cli, [re.sub("/etc/(rollout|drill)/", f"{tmp_path}/", text) for text in container["args"]])
         if name in ("evals", "load"):
             assert "blue" not in str(parsed["base_url"])
             services = [f"http://{each}:8000" for each in of_kind("production", "Service")]

@@ -28,13 +28,21 @@ if TYPE_CHECKING:
     from servegate.rollout.memory import Memory
     from servegate.rollout.model import State
     from servegate.rollout.ports import Intent
+    from servegate.rollout.stores.config_map import ConfigMapStore
 
 WAIT = 20.0
 """Seconds a living controller is given to carry an intent out."""
 POLL = 0.1
 TELL_AFTER = 3.0
+JOB_WAIT = 300.0
+"""Seconds a Job is given until it has begun: its image may have to be pulled."""
 
 wait_option = click.option("--no-wait", is_flag=True, help="Do not wait until the traffic is back and that is proven.")
+inside_option = click.option(
+    "--in-cluster",
+    is_flag=True,
+    help="Where no controller is at work: have a Job of the cluster's watchdog do it, without rights on traffic.",
+)
 leave_option = click.option(
     "--no-take-over", is_flag=True, help="Only leave the intent when no controller is at work (then exit code 4)."
 )
@@ -91,11 +99,14 @@ def approve(file: Path, reason: str, no_take_over: bool, as_json: bool) -> None:
 @store_option
 @reason_option
 @wait_option
+@inside_option
 @leave_option
 @json_option
-def abort(file: Path, reason: str, no_wait: bool, no_take_over: bool, as_json: bool) -> None:
+def abort(file: Path, reason: str, no_wait: bool, in_cluster: bool, no_take_over: bool, as_json: bool) -> None:
     """Take the traffic back to the stable release and give the candidate up."""
-    _ask(file, "abort", reason, as_json=as_json, take_over=not no_take_over, to_the_end=not no_wait)
+    _ask(
+        file, "abort", reason, as_json=as_json, take_over=not no_take_over, to_the_end=not no_wait, inside=in_cluster
+    )  # fmt: skip
 
 
 @click.command(short_help="Back to the release before, or a named one.")
@@ -110,6 +121,7 @@ def abort(file: Path, reason: str, no_wait: bool, no_take_over: bool, as_json: b
     "--override", is_flag=True, help="Go back to --release even without a pass; needs --reason, written down."
 )
 @wait_option
+@inside_option
 @leave_option
 @json_option
 def rollback(
@@ -122,6 +134,7 @@ def rollback(
     trust: Path | None,
     override: bool,
     no_wait: bool,
+    in_cluster: bool,
     no_take_over: bool,
     as_json: bool,
 ) -> None:
@@ -136,6 +149,8 @@ def rollback(
 
     if name is not None and release is not None:
         raise ConfigError("name a release or give its file, not both")
+    if in_cluster and release is not None:
+        raise ConfigError("--in-cluster goes back to a release that the store knows; --release brings one along")
     target = None
     if release is not None:
         target = load(release, Release).model_dump_json()
@@ -146,7 +161,7 @@ def rollback(
     trusted = None if release is None or trust is None else common.verdicts(trust, verdict, registry)
     _ask(
         file, "rollback", reason, target, as_json=as_json, take_over=not no_take_over, to_the_end=not no_wait,
-        trusted=trusted, override=override,
+        inside=in_cluster, trusted=trusted, override=override,
     )  # fmt: skip
 
 
@@ -190,14 +205,18 @@ def _ask(
     as_json: bool,
     take_over: bool,
     to_the_end: bool = False,
+    inside: bool = False,
     trusted: Verdicts | None = None,
     override: bool = False,
 ) -> None:
     """Leave an intent, see it carried out by the controller or by ourselves, and say what came of it."""
     from servegate.errors import ConfigError, InfrastructureError
+    from servegate.rollout.stores.config_map import ConfigMapStore
 
     store = common.open_store(file)
     try:
+        if inside and not isinstance(store, ConfigMapStore):
+            raise ConfigError(f"--in-cluster is for a store in a cluster, such as kubernetes:llm; {file} is a file")
         found = _known(store, file, kind)
         if found.state.phase.finished and kind != "rollback":
             hint = "; rollback takes it back" if found.state.phase == "PROMOTED" and kind == "abort" else ""
@@ -207,7 +226,9 @@ def _ask(
         intent = _left(store, kind, reason, target)
         outcome = _carried_out(store, intent)
         state = None
-        if outcome is None and _nobody(store) and take_over and found.site is not None:
+        if outcome is None and isinstance(store, ConfigMapStore) and inside and _nobody(store):
+            outcome = _by_a_job(store, intent)
+        if outcome is None and not inside and _nobody(store) and take_over and found.site is not None:
             if not as_json and not found.state.phase.finished:
                 click.echo("no controller is at work on it: this command takes over", err=True)
             with common.taken_over(file, found, trusted, override=override) as controller:
@@ -257,6 +278,19 @@ def _carried_out(store: OpenStore, intent: Intent) -> str | None:
         time.sleep(POLL)
         outcome = store.outcome(intent)
     return store.outcome(intent)
+
+
+def _by_a_job(store: ConfigMapStore, intent: Intent) -> str | None:
+    """Have a Job of the watchdog carry an intent out; what came of it, None when nobody has taken it up in time."""
+    import time
+
+    from servegate.pipeline import watchdog_job
+
+    click.echo(watchdog_job.start(store.kube, intent.id), err=True)
+    deadline = time.monotonic() + JOB_WAIT
+    while (outcome := store.outcome(intent)) is None and time.monotonic() < deadline:
+        time.sleep(1.0)
+    return outcome
 
 
 def _followed(store: OpenStore, file: Path) -> State:

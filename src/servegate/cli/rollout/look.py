@@ -77,6 +77,9 @@ def watchdog(file: Path) -> None:
     """Look once, for a timer: when no controller has been at work for as long as the plan allows, take over and apply
     its dead-man's rule (on_unwatched). Whoever is at work, or not away for that long yet, is left alone.
 
+    A rollback or an abort that somebody asked for and nobody carries out is carried out at once, also after the end of
+    the rollout.
+
     Exit codes: 0 nothing to do, or taken to an end; 4 could not be done or not proven.
     """
     import time
@@ -90,9 +93,10 @@ def watchdog(file: Path) -> None:
     try:
         found, _ = memory.load(store)
         holder = store.holder()
+        asked = [intent for intent in store.intents() if intent.kind in ("rollback", "abort")]
     finally:
         store.close()
-    if found is None or found.state.phase.finished:
+    if found is None or (found.state.phase.finished and not asked):
         click.echo("no rollout is under way")
         return
     name, now = found.state.rollout, time.time()
@@ -101,10 +105,13 @@ def watchdog(file: Path) -> None:
         return
     plan = common.plan_of(found)
     left = None if plan is None else found.state.updated + plan.unwatched_after - now
-    if left is not None and left > 0:
+    if asked:
+        click.echo(f"{name}: {describe.plain(asked[0].by)} asks for {asked[0].kind}: taking over")
+    elif left is not None and left > 0:
         click.echo(f"{name}: nobody is at work on it; its controller may come back for another {left:.0f} s")
         return
-    click.echo(f"{name}: nobody has been at work on it for {now - found.state.updated:.0f} s: taking over")
+    else:
+        click.echo(f"{name}: nobody has been at work on it for {now - found.state.updated:.0f} s: taking over")
     try:
         with common.taken_over(file, found) as controller:
             state = common.run(controller)
