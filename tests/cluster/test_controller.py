@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,8 @@ from cluster_place import PLAN, Place, Users
 from controllers import component, whole
 
 from cluster import Cluster
+from servegate.contract import sha256_file
+from servegate.report.model import Report
 
 pytestmark = pytest.mark.timeout(400)
 LONGER = PLAN.replace("{weight: 50%, min_time: 20s}", "{weight: 50%, min_time: 30s}").replace(
@@ -78,6 +81,9 @@ def test_a_job_promotes_whatever_dies_on_the_way_and_another_takes_it_back(place
     assert code == 0, out
     assert "proof" in out
     assert place.state()["proven"]
+    code, out = place.run("report", "--json", kubeconfig=place.account("servegate-operator"))
+    assert code == 0, out
+    assert json.loads(out)["subject"]["name"] == "v2"
     assert place.router.read() == {"blue": 100.0, "green": 0.0}
     seen = users.stop()
     assert set(seen) == {"complete"}, (seen, users.bad)
@@ -91,6 +97,18 @@ def test_a_job_rolls_back_on_its_own_and_does_not_try_again(place: Place, users:
     assert len(pods(place)) == 1
     # Where the machine is slow the fault, which begins after 12 s, meets the smoke test already.
     assert place.state()["cause"] in ("errors", "slo", "smoke"), place.told()
+    # What the pod has found outlives it.
+    place.cluster.kubectl("-n", place.namespace, "delete", "job", "servegate-rollout", "--cascade=foreground", "--wait")
+    assert not pods(place)
+    code, out = place.run("report", "--output", "left", kubeconfig=place.account("servegate-operator"))
+    assert code == 0, out
+    assert "rolled-back" in out
+    report = Report.read(place.folder / "left/report.json")
+    (sample,) = report.samples
+    assert sample.sha256 == sha256_file(place.folder / "left/audit.jsonl")
+    code, out = place.run("replay", "left/audit.jsonl")
+    assert code == 0, out
+    assert "every decision was made again" in out
 
 
 def test_the_watchdog_takes_traffic_back_that_nobody_watches(place: Place, users: Users) -> None:

@@ -16,7 +16,15 @@ from servegate.rollout.workloads.deployments import DeploymentWorkload
 
 NAMESPACE = "rights"
 OBJECTS = {
-    "configmaps": ["servegate-state", "servegate-history", "servegate-intents", "llm-blue", "llm-green", "other"],
+    "configmaps": [
+        "servegate-state",
+        "servegate-history",
+        "servegate-intents",
+        "servegate-report",
+        "llm-blue",
+        "llm-green",
+        "other",
+    ],
     "deployments.apps": ["llm-blue", "llm-green", "other"],
     "httproutes.gateway.networking.k8s.io": ["llm", "other"],
     "leases.coordination.k8s.io": ["servegate", "other"],
@@ -41,6 +49,7 @@ SLOTS = ("llm-blue", "llm-green")
 ALLOWED = {
     "servegate-controller": {
         *(("configmaps", name, verb) for name in MEMORY for verb in ("get", "update")),
+        *(("configmaps", "servegate-report", verb) for verb in ("get", "patch")),
         *(("configmaps", name, verb) for name in SLOTS for verb in ("get", "delete")),
         ("configmaps", "", "create"),
         *(("deployments.apps", name, verb) for name in SLOTS for verb in ("get", "patch")),
@@ -54,7 +63,7 @@ ALLOWED = {
         ("namespaces", NAMESPACE, "get"),
     },
     "servegate-operator": {
-        *(("configmaps", name, "get") for name in MEMORY),
+        *(("configmaps", name, "get") for name in (*MEMORY, "servegate-report")),
         ("configmaps", "servegate-intents", "update"),
         ("leases.coordination.k8s.io", "servegate", "get"),
     },

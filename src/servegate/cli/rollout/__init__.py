@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from servegate.cli.rollout import act, backtest, conduct, drill, look, order, replay, simulate, stage
+from servegate.cli.rollout import act, backtest, conduct, drill, look, order, replay, report, simulate, stage
 
 
 @click.group(help="Move traffic to a release, or back.")
@@ -28,6 +28,7 @@ for _each in (
     look.watch,
     look.watchdog,
     look.history,
+    report.report,
     act.pause,
     act.resume,
     act.promote,

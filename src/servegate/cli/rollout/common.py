@@ -11,6 +11,7 @@ import click
 
 if TYPE_CHECKING:
     from servegate.pipeline.verdicts import Verdicts
+    from servegate.report.records import CanaryTick
     from servegate.rollout.controller import Controller
     from servegate.rollout.memory import Memory
     from servegate.rollout.model import State
@@ -155,8 +156,37 @@ def taken_over(
             on_tick=lambda tick: None if tick.phase == known.state.phase and known.state.phase.finished else view(tick),
             on_notice=notice,
         )
-        controller.resume()
-        yield controller
+        state = controller.resume()
+        with keeping(controller, state, site.root):
+            yield controller
+
+
+@contextmanager
+def keeping(controller: Controller, state: State, folder: Path) -> Iterator[None]:
+    """Keep the audit trail where it survives this pod, and at the end the report: where the store is in a cluster."""
+    from servegate.pipeline.kept import Keeper
+    from servegate.rollout.ports import FencedError, LeaseLostError
+    from servegate.rollout.stores.config_map import ConfigMapStore
+
+    if not isinstance(controller.store, ConfigMapStore):
+        yield
+        return
+    keeper, show = Keeper(controller.store, folder, notice), controller.on_tick
+    keeper.restore(state.rollout)
+
+    def both(tick: CanaryTick) -> None:
+        show(tick)
+        keeper(controller.state.rollout, tick)
+
+    controller.on_tick = both
+    try:
+        yield
+    except (LeaseLostError, FencedError):
+        raise  # somebody else keeps it now
+    except BaseException:
+        keeper.keep(controller.state.rollout)
+        raise
+    keeper.keep(controller.state.rollout, ended=controller.state.phase.finished)
 
 
 def notice(level: str, message: str) -> None:

@@ -186,10 +186,11 @@ def conducted(
         state = controller.start(wanted, serving, order)
         with CanaryView(shown(rules, state), console) as view:
             controller.on_tick = view
-            state = common.run(controller)
-            if guarded and state.phase is Phase.PROMOTED:
-                controller.request("guard", by=common.asker())
+            with common.keeping(controller, state, where.root):
                 state = common.run(controller)
+                if guarded and state.phase is Phase.PROMOTED:
+                    controller.request("guard", by=common.asker())
+                    state = common.run(controller)
     common.write_report(where.root)
     return state
 

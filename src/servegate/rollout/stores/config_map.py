@@ -1,6 +1,6 @@
-"""Store in three ConfigMaps and a Lease: the memory of a rollout in the cluster it rolls out in.
+"""Store in four ConfigMaps and a Lease: the memory of a rollout in the cluster it rolls out in.
 
-All four are made by whoever installs the manifests; a rollout only changes them, so it needs no right on anything else.
+All five are made by whoever installs the manifests; a rollout only changes them, so it needs no right on anything else.
 Kubernetes has no transaction over two objects. The state therefore carries the epoch of the lease itself: taking the
 lease writes the new epoch into it before anybody acts, and a save is refused, under the resourceVersion that was read,
 when the epoch there is not its own. Intents stand apart, so that who may leave one need not be able to touch the state.
@@ -16,7 +16,7 @@ import gzip
 import hashlib
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -44,7 +44,7 @@ PENDING = 50
 
 
 class ConfigMapStore:
-    """Remembers in the ConfigMaps `<name>-state`, `<name>-history` and `<name>-intents` and the Lease `<name>`.
+    """Remembers in the ConfigMaps `<name>-state`, `-history`, `-intents` and `-report` and the Lease `<name>`.
 
     Args:
         kube: their namespace.
@@ -114,6 +114,33 @@ class ConfigMapStore:
         """All lines of the history, oldest first."""
         name = self._map("history")
         return [str(self._json(name, line)) for line in _lines(self._read(name))]
+
+    def keep(self, rollout: str, files: Mapping[str, bytes]) -> None:
+        """Keep what a rollout leaves behind, in place of what the one before left. One request; no fence: for people.
+
+        Args:
+            rollout: its id.
+            files: name → content, compressed; 1 MiB in all.
+        """
+        binary = {f"{name}.gz": base64.b64encode(data).decode() for name, data in files.items()}
+        body: list[Object] = [
+            {"op": "add", "path": "/data", "value": {"rollout": rollout}},
+            {"op": "add", "path": "/binaryData", "value": binary},
+        ]
+        self.kube.patch("ConfigMap", self._map("report"), body)
+
+    def kept(self) -> tuple[str | None, dict[str, bytes]]:
+        """Id of the rollout that has left something, and its files, compressed; (None, {}) before the first."""
+        name = self._map("report")
+        item = self._read(name)
+        try:
+            files = {
+                key.removesuffix(".gz"): base64.b64decode(str(text), validate=True)
+                for key, text in (item.get("binaryData") or {}).items()
+            }
+        except ValueError as error:
+            raise InfrastructureError(f"ConfigMap {name}: is damaged: {error}") from error
+        return (item.get("data") or {}).get("rollout"), files
 
     def submit(self, kind: str, by: str, at: float, reason: str = "", target: str | None = None) -> Intent:
         """Leave an intent for the holder of the lease.
