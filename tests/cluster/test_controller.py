@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from cluster_place import PLAN, Place, Users
-from controllers import component, whole
+from controllers import component, order, pods, whole
 
 from cluster import Cluster
 from servegate.contract import sha256_file
@@ -19,7 +19,6 @@ pytestmark = pytest.mark.timeout(400)
 LONGER = PLAN.replace("{weight: 50%, min_time: 20s}", "{weight: 50%, min_time: 30s}").replace(
     "watchdogs: {", "watchdogs: {lease: 30s, "
 )
-FILES = ("plan.yaml", "site.yaml", "trust.yaml", "release.pub")
 
 
 @pytest.fixture
@@ -28,23 +27,6 @@ def place(cluster: Cluster, tmp_path: Path) -> Iterator[Place]:
     (tmp_path / "plan.yaml").write_text(LONGER)
     yield made
     made.close()
-
-
-def order(place: Place, name: str) -> None:
-    """A Job that rolls a release out, as the workflow makes it: one ConfigMap, one Job."""
-    cluster, namespace = place.cluster, place.namespace
-    names = {"release.json": f"{name}.json", "verdict.json": f"{name}.verdict.json", "stable.json": "v1.json"}
-    names |= {file: file for file in FILES}
-    files = [f"--from-file={key}={place.folder / file}" for key, file in names.items()]
-    cluster.kubectl("-n", namespace, "delete", "job,configmap", "servegate-rollout", "--ignore-not-found", "--wait")
-    cluster.kubectl("-n", namespace, "create", "configmap", "servegate-rollout", *files)
-    cluster.apply(component("controller", "job.yaml", namespace))
-
-
-def pods(place: Place, job: str = "servegate-rollout") -> list[str]:
-    """Names of a Job's pods that are not on their way out."""
-    found = place.cluster.get("-n", place.namespace, "pods", "-l", f"job-name={job}")["items"]
-    return [pod["metadata"]["name"] for pod in found if "deletionTimestamp" not in pod["metadata"]]
 
 
 def evict(place: Place, pod: str) -> None:

@@ -73,6 +73,7 @@ BEFORE: dict[str, tuple[Callable[[Place], None], str, str]] = {
     "quota exceeded": (no_quota, "v2", r"no pod can be made.*exceeded quota: full"),
     "no GPU": (no_gpu, "v2", r"Insufficient nvidia.com/gpu"),
     "image missing": (nothing, "v6", r"servegate.test/absent.*not found"),
+    "out of memory": (nothing, "v8", r"ran out of memory"),
     "crash loop": (nothing, "v4", r"ended with status 2"),
     "ready, but the model answers nothing": (nothing, "v5", r"smoke"),
     "slot deleted": (no_slot, "v2", r'deployments.apps "llm-green" not found'),

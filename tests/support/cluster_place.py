@@ -56,10 +56,13 @@ RELEASES: dict[str, tuple[str, ...]] = {
     "v5": ("--fault=errors:rate=1",),
     "v6": (),
     "v7": (),
+    "v8": (),
 }
 FAULTS = {"v7": "errors:rate=0.5"}
 """Made in front of the engine, where component drill is."""
-IMAGES = {"v6": "servegate.test/absent"}
+HUNGRY = "servegate.test/hungry"
+"""Image of an engine that takes more and more memory."""
+IMAGES = {"v6": "servegate.test/absent", "v8": HUNGRY}
 """Of those that are not the simulator."""
 
 
@@ -133,6 +136,8 @@ class Place:
         self.cluster, self.folder, self.namespace = cluster, folder, f"llm-{uuid.uuid4().hex[:6]}"
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
         cluster.add_image(IMAGE, sys.executable, env={"PATH": path})
+        eat = "import time\nx = []\nwhile True: x.append(b'x' * 2**24); time.sleep(0.05)"
+        cluster.add_image(HUNGRY, sys.executable, "-c", eat)
         found = placed("local", self.namespace, *components)
         cluster.apply(*(changed(item) for item in found))
         self.kube = Kube(self.namespace, kubeconfig=cluster.kubeconfig)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import resource
 import signal
 import socket
 import subprocess
@@ -11,6 +12,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from servegate.process import Child, tail
@@ -23,6 +25,12 @@ BACKOFF = (0.5, 1.0, 2.0, 4.0, 8.0)
 def now() -> str:
     """The time as Kubernetes writes it, to the second."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def bytes_of(quantity: str) -> int:
+    """Of an amount of memory such as 512Mi; only the binary units that our manifests use."""
+    units = {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
+    return int(quantity[:-2]) * units[quantity[-2:]] if quantity[-2:] in units else int(quantity)
 
 
 @dataclass
@@ -75,6 +83,7 @@ class Container:
     due: float = 0.0
     ready: bool = False
     started: bool = False
+    out_of_memory: bool = False
     probes: dict[str, Probe] = field(default_factory=dict)
 
     @property
@@ -99,6 +108,10 @@ class Container:
         if self.child is None:
             return
         status = self.child.returncode
+        if status is None and self._too_large():
+            self.out_of_memory = True
+            self.child.send(signal.SIGKILL)
+            status = self.child.wait(10)
         if status is not None:
             self._ended(status, again)
             return
@@ -119,6 +132,17 @@ class Container:
             self.ready = self.ready if found is None else found
         if "liveness" in self.probes and self.probes["liveness"].result(self.ask, self.pool) is False:
             self._kill("liveness")
+
+    def _too_large(self) -> bool:
+        """Whether its process has more memory than the container may have, as the kernel of a node would find."""
+        limit = self.spec.get("resources", {}).get("limits", {}).get("memory")
+        if limit is None or self.child is None:
+            return False
+        try:
+            pages = int(Path(f"/proc/{self.child.pid}/statm").read_text().split()[1])
+        except (OSError, IndexError):  # it has just ended
+            return False
+        return pages * resource.getpagesize() > bytes_of(limit)
 
     def ask(self, probe: Object) -> bool:
         """One probe or hook: httpGet, tcpSocket or exec."""
@@ -197,13 +221,13 @@ class Container:
         code = status if status >= 0 else 128 - status
         ended = {
             "exitCode": code,
-            "reason": "Completed" if code == 0 else "Error",
+            "reason": "OOMKilled" if self.out_of_memory else "Completed" if code == 0 else "Error",
             "message": said,
             "startedAt": self.started_at,
             "finishedAt": now(),
         }
         self.child.stop(grace=0.0)
-        self.child, self.ready, self.started = None, False, False
+        self.child, self.ready, self.started, self.out_of_memory = None, False, False, False
         if not again:
             self.terminated = ended
             return
