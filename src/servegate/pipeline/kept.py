@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,8 @@ from servegate.rollout.stores.sqlite import SqliteStore
 TRAIL, REPORT = "audit.jsonl", "report.json"
 ROOM = 900_000
 """Bytes of the compressed trail; a ConfigMap takes 1 MiB."""
+LARGEST = 256 * 2**20
+"""Bytes of a trail; ROOM of them compressed are about 20 MB."""
 EVERY = 60.0
 """Seconds after which the trail is kept although nothing was decided."""
 
@@ -43,8 +46,8 @@ class Keeper:
         try:
             whose, files = self.store.kept()
             if whose == rollout and TRAIL in files:
-                write_atomic(path, gzip.decompress(files[TRAIL]))
-        except (ServegateError, OSError, EOFError) as error:
+                write_atomic(path, unpacked(files[TRAIL]))
+        except ServegateError as error:
             self.say("warning", f"the audit trail of the controller before could not be read: {error}")
 
     def __call__(self, rollout: str, tick: CanaryTick) -> None:
@@ -96,6 +99,18 @@ def fitting(trail: bytes, room: int = ROOM) -> tuple[bytes, bool]:
     return packed, False
 
 
+def unpacked(data: bytes) -> bytes:
+    """What was compressed. Raises InfrastructureError when it is damaged, or far more than a rollout can leave."""
+    reader = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
+    try:
+        text = reader.decompress(data, LARGEST)
+    except zlib.error as error:
+        raise InfrastructureError(f"what the rollout has left is damaged: {error}") from error
+    if not reader.eof:
+        raise InfrastructureError("what the rollout has left is damaged: it breaks off, or is too large to be a trail")
+    return text
+
+
 def cut(report: Report) -> Report:
     """The report of a trail that is not kept whole: of all ticks, without the file they could be counted again from."""
     said = Finding(
@@ -126,10 +141,7 @@ def left(store: ConfigMapStore | SqliteStore) -> Left:
         found = Left(None, _read(store.path.with_name(TRAIL)), _read(store.path.with_name(REPORT)))
     else:
         rollout, files = store.kept()
-        try:
-            texts = {name: gzip.decompress(data) for name, data in files.items()}
-        except (OSError, EOFError) as error:
-            raise InfrastructureError(f"what the rollout has left is damaged: {error}") from error
+        texts = {name: unpacked(data) for name, data in files.items()}
         found = Left(rollout, texts.get(TRAIL), texts.get(REPORT))
     if found.trail is None and found.report is None:
         raise ConfigError("no rollout has left a report here")

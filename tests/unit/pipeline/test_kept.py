@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from fake_kube import FakeKube
 
-from servegate.errors import ConfigError
-from servegate.pipeline.kept import TRAIL, Keeper, fitting, left, of
+from servegate.errors import ConfigError, InfrastructureError
+from servegate.pipeline.kept import TRAIL, Keeper, fitting, left, of, unpacked
 from servegate.report.records import CanaryTick
 from servegate.rollout.kube import Kube
 from servegate.rollout.stores.config_map import ConfigMapStore
@@ -107,3 +107,14 @@ def test_a_machine_has_it_beside_its_store(tmp_path: Path) -> None:
     (tmp_path / TRAIL).write_bytes(line("r"))
     assert left(store).trail == line("r")
     store.close()
+
+
+def test_what_is_damaged_or_a_bomb_is_not_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
+    packed = gzip.compress(b"x" * 10_000)
+    assert unpacked(packed) == b"x" * 10_000
+    for bad in (b"", b"x", packed[:-9]):
+        with pytest.raises(InfrastructureError, match="damaged"):
+            unpacked(bad)
+    monkeypatch.setattr("servegate.pipeline.kept.LARGEST", 9_000)
+    with pytest.raises(InfrastructureError, match="too large"):
+        unpacked(packed)
