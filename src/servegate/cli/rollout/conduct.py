@@ -164,7 +164,8 @@ def conducted(
         settled = _begun(place.store, order) or _under_way(place.store, wanted)
         if trusted is None and not settled:
             raise ConfigError("whose verdicts count? Give --trust FILE: no verdict, no traffic")
-        common.check_source(place.source, rules)
+        if not settled:  # what is under way goes on: it is judged, and sent back when it cannot be
+            common.check_source(place.source, rules)
         controller = controller_for(
             rules,
             place,
