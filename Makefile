@@ -33,7 +33,8 @@ test: $(READY) ## unit tests and the local end to end with the simulator
 	@$(BIN)/python -m pytest -n 2 --dist loadfile tests/e2e
 
 test-all: $(READY) chromium prometheus image-tools cluster-programs ## what `make test` leaves out: a real browser, rollouts in several terminals, Prometheus, image builds, workflows, a registry with cosign, a cluster, the engine
-	@$(BIN)/python -m pytest tests/action tests/browser tests/terminals tests/prometheus tests/image tests/workflows tests/registry tests/cluster tests/engine
+	@$(BIN)/python -m pytest tests/action tests/browser tests/terminals tests/prometheus tests/image tests/workflows tests/registry tests/cluster
+	@$(BIN)/python -m pytest tests/engine
 
 cluster: $(READY) ## a real Kubernetes with GPU nodes and a gateway, as processes, until Ctrl-C (RUN="command": until that ends)
 	@PYTHONPATH=tests/support $(BIN)/python -m cluster $(RUN)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import pytest
 import yaml
 from act import Ran, Repository
 from cluster_place import Users
+from verdicts import signed, verdict
 from workflow_world import World, call_with, library, made_by_init, team_repository
 
 from cluster import Cluster
@@ -28,7 +30,7 @@ from servegate.rollout.routers.http_route import HttpRouteRouter
 pytestmark = pytest.mark.timeout(900)
 
 CONTROLLER = "servegate.test/controller"
-DIGEST = f"sha256:{'0' * 63}"
+DIGEST = f"sha256:{'0' * 64}"
 HOST = "chat.example.com"
 PLAN = """
 version: 1
@@ -47,6 +49,9 @@ checks:
 watchdogs: {unready: 30s, no_data: 60s, route: 30s}
 rollback: {prove: 4s}
 """
+DRILL = PLAN.replace("min_time: 20s", "min_time: 60s")
+FAULT = "errors:rate=0.5,after=60s"
+"""Of the drill's release: late enough to be ready and to have traffic by then, early enough to be found."""
 PROFILE = """
 version: 1
 name: release
@@ -73,15 +78,37 @@ class Team:
         self.kube = Kube("llm", kubeconfig=cluster.kubeconfig)
         self.router = HttpRouteRouter(self.kube, "llm", {"blue": "llm-blue", "green": "llm-green"})
 
-    def act(self, event: str, workflow: str, payload: dict[str, Any], store: str = "llm", **inputs: str) -> Ran:
+    def act(
+        self,
+        event: str,
+        workflow: str,
+        payload: dict[str, Any],
+        *,
+        store: str = "llm",
+        kubeconfig: Path | None = None,
+        inputs: dict[str, str] | None = None,
+    ) -> Ran:
         """A run, with the variables a team sets and a runner that has a kubeconfig."""
         variables = {
             "SERVEGATE_STORE": f"kubernetes:{store}",
-            "SERVEGATE_CONTROLLER_IMAGE": f"{CONTROLLER}@{DIGEST}0",
+            "SERVEGATE_CONTROLLER_IMAGE": f"{CONTROLLER}@{DIGEST}",
+            "SERVEGATE_DRILL_RELEASE": "drill/release.json",
+            "SERVEGATE_DRILL_VERDICT": "drill/verdict.json",
+            "SERVEGATE_DRILL_SITE": "rollout/kubernetes-staging.yaml",
+            "SERVEGATE_STAGING_URL": self.cluster.gateway_url,
         }
         options = [word for key, value in variables.items() for word in ("--var", f"{key}={value}")]
-        env = {**self.world.env, "KUBECONFIG": str(self.cluster.kubeconfig)}
+        env = {**self.world.env, "KUBECONFIG": str(kubeconfig or self.cluster.kubeconfig)}
         return self.repository.act(event, workflow, payload, *options, env=env, inputs=inputs, timeout=800)
+
+    def leader(self) -> Path:
+        """A kubeconfig of the account that may lead a rollout, and do nothing else."""
+        config = json.loads(self.cluster.kubectl("config", "view", "--raw", "--flatten", "-o", "json"))
+        token = self.cluster.kubectl("-n", "llm", "create", "token", "servegate-controller").strip()
+        config["users"][0]["user"] = {"token": token}
+        path = self.repository.folder.parent / "leader.kubeconfig"
+        path.write_text(json.dumps(config))
+        return path
 
     def servegate(self, *arguments: str) -> str:
         """A command at somebody's desk, in the repository."""
@@ -99,16 +126,14 @@ class Team:
 
 
 def _edit(made: Path, world: World) -> None:
-    """What a team makes its own: hosts, who signs, what serves now, and less of everything that takes time."""
-    for overlay, host in (("production", HOST), ("staging", f"staging.{HOST}")):
-        file = made / f"k8s/overlays/{overlay}/kustomization.yaml"
-        found = yaml.safe_load(file.read_text("utf-8"))
-        operation = json.dumps([{"op": "add", "path": "/spec/hostnames", "value": [host]}])
-        found["patches"] = [
-            *found.get("patches", ()),
-            {"target": {"kind": "HTTPRoute", "name": "llm"}, "patch": operation},
-        ]
-        file.write_text(yaml.safe_dump(found), "utf-8")
+    """What a team makes its own: a host, who signs, what serves now, and less of everything that takes time."""
+    file = made / "k8s/overlays/production/kustomization.yaml"
+    found = yaml.safe_load(file.read_text("utf-8"))
+    hosts = json.dumps([{"op": "add", "path": "/spec/hostnames", "value": [HOST]}])
+    found["patches"] = [{"target": {"kind": "HTTPRoute", "name": "llm"}, "patch": hosts}]
+    file.write_text(yaml.safe_dump(found), "utf-8")
+    namespace = made / "k8s/overlays/staging/namespace.yaml"
+    namespace.write_text(namespace.read_text("utf-8") + "    servegate.dev/drills: allowed\n", "utf-8")
     shutil.copy(world.signer, made / "release.pub")
     (made / "trust.yaml").write_text(
         "version: 1\nname: production\nsigners: [{name: release workflow, key: release.pub}]\n", "utf-8"
@@ -120,7 +145,16 @@ def _edit(made: Path, world: World) -> None:
     release = load(made / "release.yaml", Release)
     image = Image(repository=f"{world.registry}/other/chat", digest="sha256:" + "a" * 64)
     stable = release.model_copy(update={"name": "v0.0.9", "image": image})
-    (made / "stable.yaml").write_text(json.dumps(stable.model_dump(mode="json", exclude_none=True)), "utf-8")
+    stable.write(made / "stable.yaml")
+    (made / "rollout/drill.yaml").write_text(DRILL, "utf-8")
+    caller = made / ".github/workflows/rollback-drill.yml"
+    caller.write_text(caller.read_text("utf-8").replace("rollout/canary.yaml", "rollout/drill.yaml"), "utf-8")
+    faulty = stable.model_copy(update={"name": "drill", "args": ("--fault", FAULT)})
+    (made / "drill").mkdir()
+    faulty.write(made / "drill/release.json")
+    key = Path(world.env["STAND_IN_KEY"])
+    bundle = signed(verdict(faulty, decided=time.time()), faulty, key, drill="weekly drill")
+    (made / "drill/verdict.json").write_bytes(bundle)
 
 
 @pytest.fixture(scope="module")
@@ -149,10 +183,52 @@ def users(team: Team) -> Iterator[Users]:
     made.stop()
 
 
-def test_a_tag_is_rolled_out_by_a_job_of_the_cluster(team: Team, users: Users) -> None:
+def test_a_pull_request_is_checked(team: Team) -> None:
+    began = time.monotonic()
+    pull = {
+        "number": 5,
+        "title": "A change",
+        "head": {"sha": "a" * 40, "ref": "feature", "repo": {"full_name": "other/chat"}},
+        "base": {"repo": {"full_name": "other/chat"}},
+    }
+    ran = team.act("pull_request", "ci.yml", {"pull_request": pull, "repository": {"full_name": "other/chat"}})
+    assert set(ran.jobs) == {"Configuration", "Lint, types, unit", "Smoke, evals, gate", "Image builds"}
+    assert set(ran.jobs.values()) == {"success"}, ran.log
+    image = ran.seconds("Build without pushing")
+    print(f"\npull request: {time.monotonic() - began - image:.0f} s, and {image:.0f} s for the image")
+
+
+def test_a_tag_is_rolled_out_by_a_job_and_taken_back_from_a_button(team: Team, users: Users) -> None:
     began = time.time()
     ran = team.tag("v0.1.0")
     assert set(ran.jobs.values()) == {"success"}, ran.log
-    print(f"\ntag: {time.time() - began:.0f} s")
+    whole = time.time() - began
+    status = json.loads((ran.artifacts / "rollout-production/status.json").read_text("utf-8"))
+    assert (status["phase"], status["stable"], status["slots"]["green"]["name"]) == ("PROMOTED", "green", "v0.1.0")
+    history = json.loads((ran.artifacts / "rollout-production/history.json").read_text("utf-8"))
+    first = next(line["at"] for line in history if line["weights"].get("green", 0) > 0)
+    waited = ran.seconds("Into the idle slot", "Smoke", "Evals", "Load") + first - history[0]["at"]
+    print(
+        f"\nrelease: {whole:.0f} s from the tag to the GitHub release, {first - began:.0f} s to the first traffic, "
+        f"{first - began - waited:.0f} s of them neither loading a model nor testing it"
+    )
+    assert {item["reason"] for item in team.cluster.get("-n", "llm", "events")["items"]} >= {"Step", "Promoted"}
+    assert team.router.read() == {"blue": 0.0, "green": 100.0}
+    given = {"environment": "production", "target": "", "reason": "users complain", "confirm": "production"}
+    began = time.time()
+    ran = team.act("workflow_dispatch", "rollback.yml", {"inputs": given}, kubeconfig=team.leader(), inputs=given)
+    assert ran.jobs == {"Roll back": "success"}, ran.log
+    assert team.router.read() == {"blue": 100.0, "green": 0.0}
+    history = json.loads((ran.artifacts / "rollback/history.json").read_text("utf-8"))
+    safe = next(line["at"] for line in history if line["at"] > began and line["weights"].get("blue") == 100)
+    print(f"rollback: {safe - began:.1f} s from the dispatch until the weights were effective")
     seen = users.stop()
     assert set(seen) == {"complete"}, (seen, users.bad)
+
+
+def test_a_drill_finds_the_net_whole(team: Team) -> None:
+    ran = team.act("workflow_dispatch", "rollback-drill.yml", {"inputs": {}}, store="llm-staging")
+    assert ran.jobs == {"Drill": "success"}, ran.log
+    said = re.search(r"rolled back by itself: ([0-9.]+) s until users were safe, (\d+) requests hurt", ran.log)
+    assert said is not None
+    print(f"\ndrill: {said[0]}")

@@ -23,6 +23,9 @@ STAND_INS = ROOT / "tests" / "workflows" / "stand_ins"
 _USES = re.compile(r"uses: ([\w.-]+/[\w.-]+)@([0-9a-f]{40})")
 
 _OWN = re.compile(r"uses: \$/(\S+)")
+_STEP = re.compile(r"- Main (.+) \[([0-9a-zµ.]+)\]$", re.MULTILINE)
+_DURATION = re.compile(r"([0-9.]+)(h|ms|m|s|µs|ns)")
+_UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "µs": 1e-6, "ns": 1e-9}
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,11 @@ class Ran:
     jobs: dict[str, str]
     artifacts: Path
     calls: Path
+
+    def seconds(self, *steps: str) -> float:
+        """Time that steps of these names took together, in all jobs."""
+        found = _STEP.findall(self.log)
+        return sum(_seconds(took) for name, took in found if name in steps)
 
     def called(self, program: str) -> list[str]:
         """Arguments of each call of a program that was stood in for."""
@@ -171,6 +179,11 @@ class Repository:
         text = "".join(file.read_text("utf-8") for file in (self.folder / ".github").rglob("*.yml"))
         pins = {(name, pin) for name, pin in _USES.findall(text) if (STAND_INS / name.replace("/", "-")).is_dir()}
         return pins | (self.calls._pins() if self.calls is not None else set())
+
+
+def _seconds(duration: str) -> float:
+    """Seconds of a duration as Go writes it, such as 1m2.5s."""
+    return sum(float(number) * _UNITS[unit] for number, unit in _DURATION.findall(duration))
 
 
 def _read(output: str) -> tuple[str, dict[str, str]]:
