@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -42,7 +43,7 @@ OBJECTS = {
     "deployments.apps/scale": ["llm-blue"],
     "serviceaccounts/token": ["servegate-controller"],
 }
-ON_ONE = ("get", "update", "patch", "delete")
+ON_ONE = ("get", "watch", "update", "patch", "delete")
 ON_ALL = ("list", "watch", "create", "deletecollection")
 MEMORY = ("servegate-state", "servegate-history", "servegate-intents")
 SLOTS = ("llm-blue", "llm-green")
@@ -52,14 +53,16 @@ ALLOWED = {
         *(("configmaps", "servegate-report", verb) for verb in ("get", "patch")),
         *(("configmaps", name, verb) for name in SLOTS for verb in ("get", "delete")),
         ("configmaps", "", "create"),
-        *(("deployments.apps", name, verb) for name in SLOTS for verb in ("get", "patch")),
-        *(("httproutes.gateway.networking.k8s.io", "llm", verb) for verb in ("get", "patch")),
+        ("configmaps", "servegate-intents", "watch"),
+        *(("deployments.apps", name, verb) for name in SLOTS for verb in ("get", "watch", "patch")),
+        *(("httproutes.gateway.networking.k8s.io", "llm", verb) for verb in ("get", "watch", "patch")),
         *(("leases.coordination.k8s.io", "servegate", verb) for verb in ("get", "update")),
         *(("services", name, "get") for name in SLOTS),
-        ("pods", "any", "get"),
+        *(("pods", "any", verb) for verb in ("get", "watch")),
         *(("pods", "", verb) for verb in ("list", "watch")),
         *(("events", "", verb) for verb in ("list", "create")),
-        ("endpointslices.discovery.k8s.io", "", "list"),
+        *(("endpointslices.discovery.k8s.io", "", verb) for verb in ("list", "watch")),
+        ("endpointslices.discovery.k8s.io", "any", "watch"),
         ("namespaces", NAMESPACE, "get"),
     },
     "servegate-operator": {
@@ -130,8 +133,14 @@ def test_the_ports_work_with_the_rights_of_the_controller(cluster: Cluster, tmp_
     router = HttpRouteRouter(kube, "llm", {"blue": "llm-blue", "green": "llm-green"})
     router.write({"blue": 100.0, "green": 0.0}, lease.epoch)
     assert router.read() == {"blue": 100.0, "green": 0.0}
+    for kind, name in (("HTTPRoute", "llm"), ("ConfigMap", "servegate-intents"), ("Deployment", "llm-green")):
+        kube.watch(kind, name)
+        hears = functools.partial(kube.heard, kind, name)
+        kube.get(kind, name)
+        kube.get(kind, name)
+        cluster.until(f"a stream of {kind} {name}", hears)
     with pytest.raises(KubeError, match='cannot list resource "nodes"') as caught:
-        workload.shortage("green", 1)
+        workload.room("green", 1)
     assert caught.value.status == 403
 
 

@@ -43,12 +43,13 @@ class Crashes(RuleBasedStateMachine):
         # In memory where there is such a folder: thousands of saves, and the disk is not what is tested here.
         memory = Path("/dev/shm")
         self.folder = Path(tempfile.mkdtemp(prefix="crash-", dir=memory if memory.is_dir() else None))
+        self.pace = 0.0
         self.begin(GOOD)
 
     def begin(self, item: Release) -> None:
         """A world of its own for the rollout of this release."""
         self.counted["rollouts"] += 1
-        self.world = World(self.folder / str(self.counted["rollouts"]))
+        self.world = World(self.folder / str(self.counted["rollouts"]), self.pace)
         self.item = item
         self.disturbed = False
 
@@ -58,9 +59,11 @@ class Crashes(RuleBasedStateMachine):
         finally:
             shutil.rmtree(self.folder, ignore_errors=True)
 
-    @initialize(bad=st.booleans())
-    def choose(self, bad: bool) -> None:
+    @initialize(bad=st.booleans(), seldom=st.booleans())
+    def choose(self, bad: bool, seldom: bool) -> None:
+        """Which release, and a store that is saved to at every tick or, as in a cluster, seldom."""
         self.item = BAD if bad else GOOD
+        self.pace = self.world.store.pace = 4.0 if seldom else 0.0
 
     @precondition(lambda self: self.world.finished())
     @rule()

@@ -130,7 +130,7 @@ class Pod:
 class World:
     """Everything but the controller."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, pace: float = 0.0) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.now = folder, 1_000_000.0
         self.pods: dict[str, Pod] = {"blue": Pod(OLD, 1, 0.0)}
@@ -146,6 +146,7 @@ class World:
         self.lives = 0
         self._looked = (0, False)
         self.store = self.open_store()
+        self.store.pace = pace
 
     def open_store(self) -> SqliteStore:
         store = SqliteStore(self.folder / "rollout.db")

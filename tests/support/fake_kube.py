@@ -34,7 +34,9 @@ class FakeKube:
         objects: by path.
         react: called with (path, object) after each change of an object, and may change it.
         before: called with (method, path) before each request, and may raise RefusedError.
-        calls: (method, path) of all requests.
+        calls: (method, path) of all requests; of a watch the method is WATCH.
+        oldest: resourceVersion before which a watch gets 410.
+        watching: streams that are open now.
     """
 
     def __init__(self) -> None:
@@ -44,6 +46,10 @@ class FakeKube:
         self.before: Callable[[str, str], None] = lambda _method, _path: None
         self.calls: list[tuple[str, str]] = []
         self.lock = threading.RLock()
+        self.oldest = self.watching = 0
+        self._events: list[tuple[int, str, str, Object]] = []
+        self._cuts = 0
+        self._changed = threading.Condition(self.lock)
         self._serial = 0
         fake = self
 
@@ -51,6 +57,9 @@ class FakeKube:
             def handle_any(self) -> None:
                 length = int(self.headers.get("content-length") or 0)
                 body = json.loads(self.rfile.read(length)) if length else None
+                if "watch=1" in self.path:
+                    fake._watch(self)
+                    return
                 status, document = fake._answer(self.command, self.path, body)
                 data = json.dumps(document).encode()
                 self.send_response(status)
@@ -86,7 +95,14 @@ class FakeKube:
         path.write_text(json.dumps(document))
         return path
 
+    def cut(self) -> None:
+        """End all streams."""
+        with self._changed:
+            self._cuts += 1
+            self._changed.notify_all()
+
     def close(self) -> None:
+        self.cut()
         self._server.shutdown()
         self._server.server_close()
 
@@ -103,7 +119,69 @@ class FakeKube:
             meta["generation"] = (before["metadata"]["generation"] if before else 0) + changed
             self.objects[path] = item
             self.react(path, item)
+            self._event("ADDED" if before is None else "MODIFIED", path, item)
             return item
+
+    def remove(self, path: str) -> None:
+        """Delete an object, as somebody else would."""
+        with self.lock:
+            item = self.objects.pop(path)
+            self._serial += 1
+            item["metadata"]["resourceVersion"] = str(self._serial)
+            self._event("DELETED", path, item)
+
+    def _event(self, kind: str, path: str, item: Object) -> None:
+        self._events.append((self._serial, path, kind, copy.deepcopy(item)))
+        self._changed.notify_all()
+
+    def _watch(self, handler: http.server.BaseHTTPRequestHandler) -> None:
+        """Stream what changes, one JSON document a line, until it is cut or its time is over."""
+        parts = urlsplit(handler.path)
+        path = unquote(parts.path)
+        query = {key: values[0] for key, values in parse_qs(parts.query).items()}
+        self.calls.append(("WATCH", path))
+        status = 200
+        try:
+            self.before("WATCH", path)
+        except RefusedError as error:
+            status = error.status
+        name = query.get("fieldSelector", "").removeprefix("metadata.name=")
+        labels = dict(item.split("=") for item in query.get("labelSelector", "").split(",") if "=" in item)
+
+        def fits(key: str, item: Object) -> bool:
+            there = key == f"{path}/{name}" if name else key.startswith(f"{path}/")
+            return there and labels.items() <= item["metadata"].get("labels", {}).items()
+
+        def send(kind: str, item: Object) -> None:
+            handler.wfile.write(json.dumps({"type": kind, "object": item}).encode() + b"\n")
+
+        with self._changed:
+            cuts, heard = self._cuts, self._serial
+            if "resourceVersion" in query:
+                heard = int(query["resourceVersion"])
+                status = 410 if heard < self.oldest else status
+            handler.send_response(status)
+            handler.send_header("content-type", "application/json")
+            handler.end_headers()
+            if status != 200:
+                return
+            self.watching += 1
+            try:
+                if "resourceVersion" not in query:
+                    for key, item in self.objects.items():
+                        if fits(key, item):
+                            send("ADDED", item)
+                while cuts == self._cuts:
+                    for number, key, kind, item in self._events:
+                        if number > heard and fits(key, item):
+                            send(kind, item)
+                    heard = self._serial
+                    if not self._changed.wait(float(query["timeoutSeconds"])):
+                        return
+            except OSError:
+                return  # nobody listens any more
+            finally:
+                self.watching -= 1
 
     def _answer(self, method: str, target: str, body: Any) -> tuple[int, Object]:
         parts = urlsplit(target)
@@ -138,7 +216,7 @@ class FakeKube:
         if method == "GET":
             return current
         if method == "DELETE":
-            del self.objects[path]
+            self.remove(path)
             return {"kind": "Status", "status": "Success"}
         if method == "PUT":
             version = body["metadata"].get("resourceVersion")

@@ -121,6 +121,11 @@ class ClusterSite(_Folder):
         description="how long a pod may wait for a node: an autoscaler brings one in that time or never",
         json_schema_extra={"default": "1min"},
     )
+    nodes: Literal["fixed", "added"] = Field(
+        "fixed",
+        description="added: an autoscaler brings nodes for pods that wait, so that too little room is said before a "
+        "rollout; fixed: it is refused",
+    )
     folder: str = Field("out/rollout", min_length=1, description="the timeline is written there")
     prometheus: PrometheusConfig | None = Field(
         None, description="read the counters from there; none: from the pods themselves"
@@ -245,7 +250,7 @@ def _cluster(site: ClusterSite, releases: Iterable[Release]) -> Iterator[Place]:
     from servegate.rollout.sources.gateway import EnvoyGateway, endpoints
     from servegate.rollout.sources.prometheus import PrometheusSource
     from servegate.rollout.stores.config_map import ConfigMapStore
-    from servegate.rollout.workloads.deployments import DeploymentWorkload
+    from servegate.rollout.workloads.deployments import ENGINES, SERVICE, DeploymentWorkload
 
     slots = ("blue", "green")
     kube = Kube(site.namespace, context=site.context)
@@ -254,6 +259,12 @@ def _cluster(site: ClusterSite, releases: Iterable[Release]) -> Iterator[Place]:
         kube, site.app, slots, contents=_contents(releases), epoch=lambda: store.epoch, patience=site.patience
     )
     names = {slot: f"{site.app}-{slot}" for slot in slots}
+    kube.watch("Pod", selector=",".join(f"{key}={value}" for key, value in ENGINES.items()))
+    kube.watch("EndpointSlice", selector=f"{SERVICE} in ({','.join(names.values())})")
+    kube.watch("HTTPRoute", site.route)
+    kube.watch("ConfigMap", f"{site.memory}-intents")
+    for name in names.values():
+        kube.watch("Deployment", name)
     gateway = None if site.gateway is None else EnvoyGateway(site.gateway, slots, lambda: endpoints(kube, names))
     source: DirectSource | PrometheusSource | CombinedSource
     if site.prometheus is None:

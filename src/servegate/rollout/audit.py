@@ -4,9 +4,10 @@ Each line names the state it began from and the state it led to by their hashes,
 is missing, was changed or was put in is seen. The state itself stands in the first line of a rollout alone; `decide` is
 pure, so all later states follow from it and the observations.
 
-A line is kept in the Store together with the state it led to, before anything is done (`Memory.last`), and is appended
-to the trail afterwards, with what became of the effects. A controller that is killed in between is followed by one that
-finds the line in the Store and appends it; what became of its effects is then not known.
+A line is kept in the Store together with the state it led to, before anything is done (`Memory.last`; `earlier` has the
+lines of ticks that were not saved one by one), and is appended to the trail afterwards, with what became of the
+effects. A controller that is killed in between is followed by one that finds the lines in the Store and appends them;
+what became of the last one's effects is then not known.
 """
 
 from __future__ import annotations
@@ -109,21 +110,22 @@ class Trail:
             done = tick if effects is None else tick.model_copy(update={"effects": tuple(effects)})
             append_line(self.path, done.model_dump_json() + "\n")
 
-    def recover(self, last: AuditTick | None) -> None:
-        """Append the line of the last decision in the Store unless it stands there: its controller was killed.
+    def recover(self, kept: Sequence[AuditTick]) -> None:
+        """Append the last lines as the Store has kept them, unless they stand there: their controller was killed.
 
         Raises:
             InfrastructureError: the file cannot be read or written.
         """
-        if self.path is None or last is None:
+        if self.path is None or not kept:
             return
         found = last_line(self.path)
         try:
             known = None if found is None else AuditTick.model_validate_json(found)
         except ValidationError:
             known = None
-        if known is None or (known.before, known.after) != (last.before, last.after):
-            self.append(last, None)
+        there = [known is not None and (known.before, known.after) == (line.before, line.after) for line in kept]
+        for line in kept[there.index(True) + 1 if True in there else 0 :]:
+            self.append(line, line.effects)
 
 
 @dataclass(frozen=True)

@@ -75,9 +75,11 @@ class Chronicle:
         except (ConfigError, InfrastructureError) as error:
             self.say("warning", f"history: {error}")
 
-    def done(self, entry: audit.AuditTick, effects: Sequence[str]) -> None:
-        """Write the line of a decision into the audit trail, with what became of its effects."""
+    def done(self, entry: audit.AuditTick, effects: Sequence[str], earlier: Sequence[audit.AuditTick] = ()) -> None:
+        """Write the line of a decision into the audit trail, with what became of its effects; earlier lines first."""
         try:
+            for line in earlier:
+                self.trail.append(line, line.effects)
             self.trail.append(entry, effects)
         except InfrastructureError as error:
             self.say("warning", f"audit trail: {error}")
@@ -85,7 +87,7 @@ class Chronicle:
     def recover_trail(self, known: Memory) -> None:
         """Append what a controller that was killed has decided and not written into the trail."""
         try:
-            self.trail.recover(known.last)
+            self.trail.recover((*known.earlier, *((known.last,) if known.last else ())))
         except InfrastructureError as error:
             self.say("warning", f"audit trail: {error}")
 

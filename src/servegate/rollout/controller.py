@@ -3,10 +3,12 @@
     renew the lease → observe → decide → save the state → write it down → act → observe whether it worked
 
 The order is the promise. The state is saved before anything is done, under the lease and against the version that was
-read, so two controllers can never both act on a decision. Every action can be repeated, and `decide` asks for it again
-until it is seen to have worked: a controller killed between any two instructions is followed by one that ends in the
-same place. What an old controller might still want to do after a pause is refused by the router, which has seen the
-newer epoch. Trouble in one tick (nobody answers, no space left) costs that tick; the loss of the lease ends the loop.
+read, so two controllers can never both act on a decision; a tick that nothing rests on may wait (rollout/unsaved.py).
+No weight is written before the slots that get some have said once more that they are ready. Every action can be
+repeated, and `decide` asks for it again until it is seen to have worked: a controller killed between any two
+instructions is followed by one that ends in the same place. What an old controller might still want to do after a pause
+is refused by the router, which has seen the newer epoch. Trouble in one tick (nobody answers, no space left) costs that
+tick; the loss of the lease ends the loop.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import socket
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +40,7 @@ from servegate.rollout.ports import (
     Arranging,
     ConflictError,
     FencedError,
+    Hearing,
     Intent,
     LeaseLostError,
     Router,
@@ -45,9 +48,11 @@ from servegate.rollout.ports import (
     SlotStatus,
     Source,
     Store,
+    Weights,
     Workload,
 )
 from servegate.rollout.prepare import Compare, FindPast, FindVerdict, Preparations, Probe
+from servegate.rollout.unsaved import Unsaved
 
 MAX_FAILED_TICKS = 10
 """Ticks in a row that may fail before the loop gives up."""
@@ -111,6 +116,7 @@ class Controller:
             ttl=plan.lease_ttl, poll=min(1.0, plan.tick), clock=clock, sleep=sleep, say=on_notice,
         )  # fmt: skip
         self._chronicle = Chronicle(store, timeline, trail, on_notice)
+        self._unsaved = Unsaved(store.pace)
         self._preparations = Preparations(verdict, smoke, warm, compare)
         self._past: FindPast = past or (lambda release, _by, _reason: verdict(release.identity()))
         self._experiment = experiment
@@ -175,6 +181,7 @@ class Controller:
             if found is None:
                 raise ConfigError("the store knows no rollout; start one")
             self._memory, self._version = found, version
+            self._unsaved.forget()
             return found.state
 
     def run(self) -> State:
@@ -235,7 +242,11 @@ class Controller:
         last = self._known().last
         entry = audit.line(self.plan, state, seen, decision, last.after if last else None)
         self._chronicle.given_up(state, seen, decision.state)
-        self._save(decision.state, entry)
+        waits = self._unsaved.may_wait(state, decision, now)
+        if waits:
+            self._memory = self._known().with_state(decision.state).model_copy(update={"last": entry})
+        else:
+            self._save(decision.state, entry)
         self._chronicle.decided(decision)
         self._notifier.offer(decision.state)
         effects: list[str] = []
@@ -247,10 +258,10 @@ class Controller:
                 effects.append(f"failed: {error}")
                 self.on_notice("warning", f"{action.kind} failed: {error}")
             except Exception as error:
-                self._chronicle.done(entry, [*effects, f"failed: {error}"])
+                self._wrote(waits, entry, [*effects, f"failed: {error}"])
                 raise
         self._effects_failed = any(effect != "done" for effect in effects)
-        self._chronicle.done(entry, effects)
+        self._wrote(waits, entry, effects)
         return decision
 
     def request(self, kind: str, reason: str = "", by: str = "operator", target: str | None = None) -> None:
@@ -304,15 +315,23 @@ class Controller:
     # --- remembering --------------------------------------------------------------------------------------------------
 
     def _save(self, state: State, last: audit.AuditTick | None = None) -> None:
-        known = self._known().with_state(state).model_copy(update={"last": last})
+        known = self._known().with_state(state).model_copy(update={"last": last, "earlier": self._unsaved.lines})
         self._version = self.store.save(known.model_dump_json(), self._version, self._leading.lease())
         self._memory = known
+        self._unsaved.saved(self.clock(), () if last is None else last.actions)
+
+    def _wrote(self, waits: bool, entry: audit.AuditTick, effects: Sequence[str]) -> None:
+        if waits:
+            self._unsaved.add(entry, effects)
+        else:
+            self._chronicle.done(entry, effects, self._unsaved.taken())
 
     # --- acting -------------------------------------------------------------------------------------------------------
 
     def _act(self, action: Action) -> None:
         known = self._known()
         if isinstance(action, model.SetWeights):
+            self._confirm(action.weights)
             self.router.write(action.weights, self._leading.lease().epoch)
         elif isinstance(action, model.EnsureSlot):
             self._preparations.forget(action.slot)
@@ -339,6 +358,15 @@ class Controller:
             self.store.settle(action.intent, action.outcome)
         else:
             self.on_notice(action.level, action.message)
+
+    def _confirm(self, weights: Weights) -> None:
+        """Raises InfrastructureError unless every slot of the weights is ready now, right before they are written."""
+        if isinstance(self.workload, Hearing):
+            self.workload.look()
+        for slot, weight in weights.items():
+            status = self.workload.status(slot)
+            if weight > 0 and (status.ready < 1 or status.release != self.state.slots[slot].release):
+                raise InfrastructureError(f"{slot} has no ready replica of {self.state.slots[slot].name} any more")
 
     def _take_over(self) -> None:
         """Shut out whoever was in charge before, and put back what belongs into the slots.

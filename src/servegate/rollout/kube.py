@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,15 +18,15 @@ from urllib.parse import quote, urlencode
 import urllib3
 
 from servegate.errors import ConfigError, InfrastructureError
-
-Object = dict[str, Any]
-"""A Kubernetes object as JSON has it."""
+from servegate.rollout.kube_watch import SILENCE, Object, Watch
 
 TIMEOUT = 5.0
 """Seconds for one request: an API server that does not answer costs a tick, not the rollout."""
 ANNOTATION = "servegate.dev/"
 """Prefix of our labels and annotations."""
 JSON_PATCH = "application/json-patch+json"
+KEEP_ALIVE = (("SO_KEEPALIVE", 1), ("TCP_KEEPIDLE", 10), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3))
+"""Socket options by which a connection whose other end has vanished is known to be dead after 25 s."""
 ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 """Where a pod finds its service account."""
 
@@ -108,20 +109,78 @@ class Kube:
             raise ConfigError(f"no usable configuration of a Kubernetes cluster ({where}): {error}") from error
         self.namespace: str = namespace or found
         self.configuration.retries = False
+        self.configuration.socket_options = [*urllib3.connection.HTTPConnection.default_socket_options, *_keep_alive()]
         self._http: Any = RESTClientObject(self.configuration)
+        self._watches: dict[tuple[str, str], Watch] = {}
+        self._selectors: dict[str, str] = {}
 
     def close(self) -> None:
         """Close the connections."""
+        for watch in self._watches.values():
+            watch.close()
         self._http.pool_manager.clear()
 
-    def get(self, kind: str, name: str) -> Object:
-        """One object. Raises KubeError."""
-        return self.call("GET", self.path(kind, name))
+    def watch(self, kind: str, name: str = "", selector: str = "") -> None:
+        """Hear of changes from now on, where reading it again and again would ask for it each time.
 
-    def find(self, kind: str, labels: Mapping[str, str] | None = None) -> list[Object]:
-        """All objects of a kind with these labels. Raises KubeError."""
-        query = {"labelSelector": ",".join(f"{key}={value}" for key, value in sorted(labels.items()))} if labels else {}
-        return list(self.call("GET", self.path(kind), query=query)["items"])
+        Args:
+            name: of the one object; "": of all objects of the kind that the label selector fits.
+            selector: which is then that of every `find` of the kind.
+        """
+        fields = {"fieldSelector": f"metadata.name={name}"} if name else {"labelSelector": selector}
+
+        def connect(version: str, lasts: int) -> Any:
+            query = {"watch": "1", "allowWatchBookmarks": "true", "timeoutSeconds": str(lasts), **fields}
+            if version:
+                query["resourceVersion"] = version
+            return self._stream(self.path(kind), query, lasts + SILENCE)
+
+        self._watches[kind, name] = Watch(connect, single=bool(name))
+        if not name:
+            self._selectors[kind] = selector
+
+    def get(self, kind: str, name: str, *, now: bool = False) -> Object:
+        """One object; as it was heard of, where it is watched and the API server need not be asked `now`.
+
+        Raises:
+            KubeError: refused, or no answer in time.
+        """
+        watch = self._watches.get((kind, name))
+        known = None if now or watch is None else watch.known()
+        if known:
+            return known[0]
+        try:
+            item = self.call("GET", self.path(kind, name))
+        except KubeError as error:
+            if watch is not None and error.missing:
+                watch.learn(())
+            raise
+        if watch is not None:
+            watch.learn([item])
+        return item
+
+    def heard(self, kind: str, name: str) -> Object | None:
+        """One object if it is watched and what was heard of it is not old. Asks nothing."""
+        watch = self._watches.get((kind, name))
+        known = None if watch is None else watch.known()
+        return known[0] if known else None
+
+    def find(self, kind: str, labels: Mapping[str, str] | None = None, *, now: bool = False) -> list[Object]:
+        """All objects of a kind with these labels; as `get` has them.
+
+        Raises:
+            KubeError: refused, or no answer in time.
+        """
+        watch = self._watches.get((kind, ""))
+        found = None if now or watch is None else watch.known()
+        if found is None:
+            selector = ",".join(f"{key}={value}" for key, value in sorted((labels or {}).items()))
+            selector = self._selectors.get(kind, selector)
+            answer = self.call("GET", self.path(kind), query={"labelSelector": selector} if selector else {})
+            found = list(answer["items"])
+            if watch is not None:
+                watch.learn(found, str(metadata(answer).get("resourceVersion", "")))
+        return [item for item in found if (labels or {}).items() <= labels_of(item).items()]
 
     def create(self, kind: str, body: Object) -> Object:
         """Create an object. Raises KubeError."""
@@ -129,11 +188,11 @@ class Kube:
 
     def replace(self, kind: str, body: Object) -> Object:
         """Replace an object; with a resourceVersion inside, only when it is still that one. Raises KubeError."""
-        return self.call("PUT", self.path(kind, body["metadata"]["name"]), body)
+        return self._wrote(kind, self.call("PUT", self.path(kind, body["metadata"]["name"]), body))
 
     def patch(self, kind: str, name: str, body: list[Object]) -> Object:
         """Change an object by a JSON Patch. Raises KubeError."""
-        return self.call("PATCH", self.path(kind, name), body, content=JSON_PATCH)
+        return self._wrote(kind, self.call("PATCH", self.path(kind, name), body, content=JSON_PATCH))
 
     def delete(self, kind: str, name: str) -> None:
         """Delete an object; one that is gone already is fine. Raises KubeError."""
@@ -142,6 +201,12 @@ class Kube:
         except KubeError as error:
             if not error.missing:
                 raise
+
+    def _wrote(self, kind: str, item: Object) -> Object:
+        watch = self._watches.get((kind, str(metadata(item).get("name"))))
+        if watch is not None:
+            watch.wrote(item)
+        return item
 
     def path(self, kind: str, name: str = "") -> str:
         """Path of a collection or of one object in it."""
@@ -180,12 +245,23 @@ class Kube:
         query: Mapping[str, str] | None,
         content: str,
     ) -> Any:
-        headers: dict[str, str] = {"Accept": "application/json", "Content-Type": content, "User-Agent": "servegate"}
+        url = self.configuration.host + path + (f"?{urlencode(query)}" if query else "")
+        headers = {**self._headers(), "Content-Type": content}
+        return self._http.request(method, url, headers=headers, body=body, _request_timeout=self.timeout)
+
+    def _stream(self, path: str, query: Mapping[str, str], silence: float) -> Any:
+        """A response whose body comes bit by bit; urllib3's own, which can be shut down while it is read."""
+        url = f"{self.configuration.host}{path}?{urlencode(query)}"
+        timeout = urllib3.Timeout(connect=self.timeout, read=silence)
+        pool = self._http.pool_manager
+        return pool.request("GET", url, headers=self._headers(), timeout=timeout, preload_content=False, retries=False)
+
+    def _headers(self) -> dict[str, str]:
+        headers = {"Accept": "application/json", "User-Agent": "servegate"}
         token: Any = self.configuration.auth_settings().get("BearerToken")
         if token:
             headers[token["key"]] = token["value"]
-        url = self.configuration.host + path + (f"?{urlencode(query)}" if query else "")
-        return self._http.request(method, url, headers=headers, body=body, _request_timeout=self.timeout)
+        return headers
 
     @contextmanager
     def _explained(self, method: str, path: str) -> Iterator[None]:
@@ -201,7 +277,17 @@ class Kube:
                 text = "connection refused" if "refused" in str(error) else "cannot connect"
             elif isinstance(error, (urllib3.exceptions.TimeoutError, TimeoutError)):
                 text = f"no answer in {self.timeout:g} s"
+            for watch in self._watches.values():
+                watch.doubt()
             raise KubeError(f"{where}: {text}") from error
+
+
+def _keep_alive() -> list[tuple[int, int, int]]:
+    known = [(name, value) for name, value in KEEP_ALIVE if hasattr(socket, name)]
+    return [
+        (socket.SOL_SOCKET if name.startswith("SO_") else socket.IPPROTO_TCP, getattr(socket, name), value)
+        for name, value in known
+    ]
 
 
 def metadata(item: Object) -> Object:
@@ -231,3 +317,6 @@ def _refusal(method: str, path: str, status: int, document: Object) -> str:
     """The API server's own words: it names exactly what is missing, forbidden or invalid."""
     message = " ".join(str(document.get("message") or "").split())[:1000]
     return message if status in (403, 404) and message else f"{method} {path}: HTTP {status}: {message}"
+
+
+__all__ = ["ANNOTATION", "TIMEOUT", "Kube", "KubeError", "Object", "annotations_of", "labels_of", "metadata"]

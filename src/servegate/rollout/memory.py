@@ -32,6 +32,7 @@ class Memory(Contract):
     plan: dict[str, Any] | None = Field(None, description="the plan, as it was understood")
     site: dict[str, Any] | None = Field(None, description="where the rollout happens; for whoever takes over")
     run: str | None = Field(None, max_length=200, description="whose order this rollout is, where that was said")
+    earlier: tuple[AuditTick, ...] = Field((), description="decisions before it that were not saved one by one")
     last: AuditTick | None = Field(None, description="the decision that led to this state; for the audit trail")
 
     def release_in(self, slot: str) -> Release:

@@ -221,6 +221,14 @@ class Workload(Protocol):
         """URL of the slot itself, past the router: for smoke and warm-up."""
 
 
+@runtime_checkable
+class Hearing(Protocol):
+    """A workload that hears of changes, so that what it says of a slot may be a moment old."""
+
+    def look(self) -> None:
+        """Ask: what `status` says next is of now. Raises InfrastructureError when nobody answers."""
+
+
 @dataclass(frozen=True)
 class Lease:
     """The right to act. `epoch` grows with every new holder and fences the effects of older ones."""
@@ -244,6 +252,10 @@ class Intent:
 
 class Store(Protocol):
     """Remembers. State is an opaque JSON document to the store; versions make writing a compare-and-swap."""
+
+    @property
+    def pace(self) -> float:
+        """Seconds for which a state that no effect rests on may go unsaved, where saving costs others something."""
 
     def load(self) -> tuple[str | None, int]:
         """The state and its version; (None, 0) before the first."""
@@ -291,6 +303,7 @@ __all__ = [
     "ConflictError",
     "Fault",
     "FencedError",
+    "Hearing",
     "Histogram",
     "InfrastructureError",
     "Intent",

@@ -21,7 +21,7 @@ QUIET = settings(
 
 @pytest.mark.timeout(600)
 def test_a_rollout_survives_its_controllers() -> None:
-    for machine, examples in ((Crashes, 55), (CrashesInTrouble, 80)):
+    for machine, examples in ((Crashes, 60), (CrashesInTrouble, 100)):
         machine.counted.clear()
         run_state_machine_as_test(machine, settings=settings(QUIET, max_examples=examples, stateful_step_count=25))
         deaths = machine.deaths()

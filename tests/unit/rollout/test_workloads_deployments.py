@@ -17,6 +17,7 @@ from servegate.errors import ConfigError, InfrastructureError
 from servegate.release import Engine, File, Image, Model, Release
 from servegate.rollout.kube import Kube, KubeError
 from servegate.rollout.ports import FencedError
+from servegate.rollout.workloads.capacity import Room
 from servegate.rollout.workloads.deployments import DeploymentWorkload
 from servegate.rollout.workloads.pod_template import arguments, drain_seconds, files
 
@@ -485,10 +486,8 @@ def test_room_for_a_slot(api: FakeKube, workload: DeploymentWorkload) -> None:
     node(api, "b", 2, taints=[{"key": "team", "value": "x", "effect": "NoSchedule"}])
     node(api, "c", 4, unschedulable=True)
     elsewhere(api, "other", "a", 1)
-    assert workload.shortage("green", 1) is None
-    assert workload.shortage("green", 2) == (
-        "1 of 2 replicas of llm-green have room: 1 node: no more nvidia.com/gpu, 1 node: taint team, 1 node: cordoned"
-    )
+    assert workload.room("green", 1).fits == 1
+    assert workload.room("green", 2) == Room(1, "1 node: no more nvidia.com/gpu, 1 node: taint team, 1 node: cordoned")
 
 
 def test_room_may_be_forbidden_to_know(api: FakeKube, workload: DeploymentWorkload) -> None:
@@ -498,7 +497,7 @@ def test_room_may_be_forbidden_to_know(api: FakeKube, workload: DeploymentWorklo
 
     api.before = forbid
     with pytest.raises(KubeError) as caught:
-        workload.shortage("green", 1)
+        workload.room("green", 1)
     assert caught.value.status == 403
 
 

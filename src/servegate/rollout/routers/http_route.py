@@ -162,7 +162,7 @@ class HttpRouteRouter:
     ) -> None:
         """Write weights, or an arrangement, or both; None: as they are."""
         for attempt in range(ATTEMPTS):
-            route = self._read()
+            route = self._read(now=attempt > 0)
             if route.epoch is not None and route.epoch > epoch:
                 raise FencedError(
                     f"weights were refused: epoch {epoch} is over, HTTPRoute {self.name} is at {route.epoch}"
@@ -177,7 +177,7 @@ class HttpRouteRouter:
                 self.kube.patch("HTTPRoute", self.name, self._change(route, change, epoch))
                 return
             except KubeError as error:
-                same = error.conflict and metadata(self._read().item)["resourceVersion"] == _version(route)
+                same = error.conflict and metadata(self._read(now=True).item)["resourceVersion"] == _version(route)
                 if not error.conflict or same or attempt == ATTEMPTS - 1:
                     raise
 
@@ -205,8 +205,8 @@ class HttpRouteRouter:
         agree = all(one == found[0] for one in found) and not self._arrangement(route, route.units, wanted)
         return wanted if agree else Arrangement({"": 0.0})
 
-    def _read(self) -> _Route:
-        item = self.kube.get("HTTPRoute", self.name)
+    def _read(self, *, now: bool = False) -> _Route:
+        item = self.kube.get("HTTPRoute", self.name, now=now)
         epoch = annotations_of(item).get(EPOCH)
         if epoch is not None and not re.fullmatch(r"\d{1,18}", epoch):
             raise InfrastructureError(f"HTTPRoute {self.name}: annotation {EPOCH} is {epoch[:40]!r}, not a number")

@@ -46,10 +46,15 @@ PENDING = 50
 class ConfigMapStore:
     """Remembers in the ConfigMaps `<name>-state`, `-history`, `-intents` and `-report` and the Lease `<name>`.
 
+    Attributes:
+        pace: seconds for which what no effect rests on may go unsaved: a save is a request at the API server.
+
     Args:
         kube: their namespace.
         name: what their names begin with.
     """
+
+    pace = 5.0
 
     def __init__(self, kube: Kube, name: str = "servegate") -> None:
         self.kube, self.name = kube, name
@@ -273,13 +278,13 @@ class ConfigMapStore:
     def _map(self, what: str) -> str:
         return f"{self.name}-{what}"
 
-    def _read(self, name: str) -> Object:
-        return self.kube.get("ConfigMap", name)
+    def _read(self, name: str, *, now: bool = False) -> Object:
+        return self.kube.get("ConfigMap", name, now=now)
 
     def _change(self, name: str, change: Callable[[Object], bool | None]) -> Object:
         """Read, change, write under the resourceVersion; anew when somebody was faster. `False`: nothing to write."""
-        for _ in range(ATTEMPTS):
-            item = self._read(name)
+        for attempt in range(ATTEMPTS):
+            item = self._read(name, now=attempt > 0)
             if change(item) is False:
                 return item
             try:

@@ -36,6 +36,9 @@ INSERT INTO lease VALUES (1, NULL, 0, 0);
 class SqliteStore:
     """Remembers a rollout in `path`.
 
+    Attributes:
+        pace: every state is saved, whether an effect rests on it or not.
+
     Args:
         path: the file.
         create: make it when it is not there.
@@ -44,6 +47,8 @@ class SqliteStore:
         ConfigError: there is no such file and `create` is false, or it is not a store of ours.
         InfrastructureError: it cannot be opened, read or written.
     """
+
+    pace = 0.0
 
     def __init__(self, path: Path, *, create: bool = True) -> None:
         self.path = path

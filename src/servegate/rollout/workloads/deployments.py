@@ -4,14 +4,15 @@ Git makes the Deployments, empty; a release is put in by JSON Patch under the re
 epoch of the lease, and nothing but the release's own fields is touched. Kubernetes does the rest, so nothing is done
 twice here: `status` looks, and says why when it does not go on.
 
-One reading of the pods serves both slots and the scrape of a tick. A Deployment that is settled is read again only
-when its pods say that something has changed, or after a minute.
+One reading of the pods serves both slots and the scrape of a tick; nothing is asked for one of what is watched
+(`Kube.watch`). A Deployment that is not watched is read again when it is not settled, when its pods say that something
+has changed, or after a minute. `look` asks in any case, before weight moves.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from pydantic import ValidationError
@@ -28,6 +29,8 @@ from servegate.rollout.workloads.pod_template import PORT_NAME, RELEASE, change,
 
 SLOT = f"{ANNOTATION}slot"
 EPOCH = f"{ANNOTATION}epoch"
+ENGINES = {"app.kubernetes.io/component": "engine"}
+"""Labels of the pods in slots."""
 SERVICE = "kubernetes.io/service-name"
 """Label of an EndpointSlice: the Service it belongs to."""
 ATTEMPTS = 5
@@ -154,6 +157,17 @@ class DeploymentWorkload:
         failed = found.message if found.final or waited else None
         return SlotStatus(digest, replicas, ready, failed=failed, message=found.message, reclaimed=taken)
 
+    def look(self) -> None:
+        """Ask for the pods and for what the Services list, so that what `status` says next is of now.
+
+        Raises:
+            InfrastructureError: the API server cannot be asked.
+        """
+        self._all_pods(now=True)
+        slices = self.kube.find("EndpointSlice", now=True)
+        for slot in self.slots:
+            self._heard[slot] = _endpoints(item for item in slices if labels_of(item).get(SERVICE) == self._name(slot))
+
     def address(self, slot: str) -> str:
         """URL of the slot's Service, past the gateway; it answers inside the cluster.
 
@@ -211,8 +225,8 @@ class DeploymentWorkload:
                 found.append(Target(f"{slot}/{metadata(pod)['name']}", slot, url, annotations_of(pod).get(RELEASE)))
         return found
 
-    def shortage(self, slot: str, replicas: int) -> str | None:
-        """Why `replicas` pods of the slot would find no room now, beside what runs already; None when they would.
+    def room(self, slot: str, replicas: int) -> capacity.Room:
+        """How many of `replicas` pods of the slot run there already or would find a node now, beside all that runs.
 
         Raises:
             ConfigError: no such slot.
@@ -224,21 +238,13 @@ class DeploymentWorkload:
         pods = self.kube.call("GET", "/api/v1/pods")["items"]
         there = sum(labels_of(pod).get(SLOT) == slot for pod in self._all_pods())
         found = capacity.room(spec, nodes, pods, max(0, replicas - there))
-        if found.fits >= replicas - there:
-            return None
-        return f"{found.fits + there} of {replicas} replicas of {self._name(slot)} have room: {found.why or 'no nodes'}"
+        return capacity.Room(min(replicas, found.fits + there), found.why)
 
     def _listed(self, slot: str, pods: Sequence[Object]) -> int:
         """How many of these ready pods the slot's Service lists as ready; asked only while a new one is not listed."""
         names = frozenset(str(metadata(pod)["name"]) for pod in pods)
         if not names <= self._heard.get(slot, frozenset()):
-            slices = self.kube.find("EndpointSlice", {SERVICE: self._name(slot)})
-            endpoints = [endpoint for item in slices for endpoint in item.get("endpoints") or ()]
-            self._heard[slot] = frozenset(
-                str((endpoint.get("targetRef") or {}).get("name"))
-                for endpoint in endpoints
-                if (endpoint.get("conditions") or {}).get("ready") is not False
-            )
+            self._heard[slot] = _endpoints(self.kube.find("EndpointSlice", {SERVICE: self._name(slot)}))
         self._heard[slot] = self._heard.get(slot, frozenset()) & names
         return len(self._heard[slot])
 
@@ -287,6 +293,8 @@ class DeploymentWorkload:
         if self.epoch is None:
             return []
         epoch, before = self.epoch(), annotations_of(item).get(EPOCH, "0")
+        if before == str(epoch):
+            return []
         if before.isdigit() and int(before) > epoch:
             raise FencedError(
                 f"a change was refused: epoch {epoch} is over, Deployment {metadata(item)['name']} is at {before}"
@@ -322,7 +330,10 @@ class DeploymentWorkload:
         self.kube.create("ConfigMap", body)
 
     def _deployment(self, slot: str, pods: int | None = None) -> Object:
-        """The Deployment; from memory while it is settled and its pods (their number, where known) say so too."""
+        """The Deployment as heard of; else from memory, while it is settled and the number of its pods says so too."""
+        heard = self.kube.heard("Deployment", self._name(slot))
+        if heard is not None:
+            return heard
         seen = self._deployments.get(slot)
         if seen is not None and self.clock() - seen.at < SETTLED:
             status, replicas = seen.item.get("status") or {}, int(seen.item["spec"].get("replicas", 1))
@@ -334,7 +345,7 @@ class DeploymentWorkload:
         return self._read(slot)
 
     def _read(self, slot: str) -> Object:
-        item = self.kube.get("Deployment", self._name(slot))
+        item = self.kube.get("Deployment", self._name(slot), now=True)
         self._deployments[slot] = _Seen(item, self.clock())
         return item
 
@@ -360,13 +371,23 @@ class DeploymentWorkload:
         self._taints[node] = self.clock(), taints
         return taints
 
-    def _all_pods(self) -> list[Object]:
-        now = self.clock()
-        if self._pods_at is None or now - self._pods_at >= FRESH:
-            found = self.kube.find("Pod", {"app.kubernetes.io/component": "engine"})
+    def _all_pods(self, *, now: bool = False) -> list[Object]:
+        at = self.clock()
+        if now or self._pods_at is None or at - self._pods_at >= FRESH:
+            found = self.kube.find("Pod", ENGINES, now=now)
             self._pods = [pod for pod in found if labels_of(pod).get(SLOT) in self.slots]
-            self._pods_at = now
+            self._pods_at = at
         return self._pods
+
+
+def _endpoints(slices: Iterable[Object]) -> frozenset[str]:
+    """Names of the pods that these EndpointSlices list as ready."""
+    return frozenset(
+        str((endpoint.get("targetRef") or {}).get("name"))
+        for item in slices
+        for endpoint in item.get("endpoints") or ()
+        if (endpoint.get("conditions") or {}).get("ready") is not False
+    )
 
 
 def _release(deployment: Object) -> str | None:
