@@ -24,7 +24,7 @@ def place(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     """v1 in blue; a plan that waits for nothing long."""
     made = Place(cluster, tmp_path_factory.mktemp("faults"))
     limited(made, "60s")
-    site = f"version: 1\nkind: kubernetes\nnamespace: {made.namespace}\nfolder: out\npatience: 3s\n"
+    site = f"version: 1\nkind: kubernetes\nnamespace: {made.namespace}\nfolder: out\npatience: 3s\nnodes: added\n"
     (made.folder / "site.yaml").write_text(site)
     made.fill("blue", "v1")
     made.weigh(0)
@@ -95,6 +95,37 @@ def test_a_release_that_cannot_run_is_given_up_before_its_first_request(place: P
     assert "ROLLED_BACK" in out
     assert re.search(said, out), out
     assert place.router.read() == {"blue": 100.0, "green": 0.0}
+
+
+def test_where_no_node_has_room_nothing_is_begun(place: Place) -> None:
+    """Refused with the numbers while nodes may be read; an account that may not leaves it to the scheduler."""
+    site = place.folder / "site.yaml"
+    before, weights = site.read_text(), place.router.read()
+    site.write_text(before.replace("nodes: added\n", ""))
+    no_gpu(place)
+    try:
+        version = place.kube.get("Deployment", "llm-green")["metadata"]["resourceVersion"]
+        state = place.kube.get("ConfigMap", "servegate-state")["metadata"]["resourceVersion"]
+        for more in ((), ("--dry-run",)):
+            code, out = place.run(*place.started("v2"), *more)
+            assert code == 4, out
+            assert "0 of 1 replicas find a node beside what runs; 2 nodes: no more nvidia.com/gpu" in _flat(out), out
+        code, out = place.run(*place.started("v2"), "--dry-run", kubeconfig=place.account("servegate-controller"))
+        assert code == 0, out
+        assert 'cannot list resource "nodes"' in out
+        assert place.kube.get("Deployment", "llm-green")["metadata"]["resourceVersion"] == version
+        assert place.kube.get("ConfigMap", "servegate-state")["metadata"]["resourceVersion"] == state
+        assert place.router.read() == weights
+    finally:
+        site.write_text(before)
+        original(place, "Deployment", "llm-green")
+    code, out = place.run(*place.started("v2"), "--dry-run")
+    assert code == 0, out
+    assert "would go into green, beside v1 in blue" in out
+
+
+def _flat(text: str) -> str:
+    return " ".join(text.split())
 
 
 def no_back_end(place: Place) -> None:

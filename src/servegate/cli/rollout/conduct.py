@@ -11,6 +11,7 @@ import click
 
 from servegate.cli.rollout import common
 from servegate.cli.rollout.common import json_option, registry_option, store_option, trust_option, verdict_option
+from servegate.cli.rollout.room import looked_for_room
 
 if TYPE_CHECKING:
     from servegate.release import Release
@@ -85,6 +86,7 @@ def machine(site: Path, stable: Path | None) -> None:
     show_envvar=True,
     help="Whose order this is, such as a Job's: its rollout is not begun again when it has ended.",
 )
+@click.option("--dry-run", is_flag=True, help="Look at everything that is asked before, and change nothing.")
 @listen_option
 @token_option
 @json_option
@@ -99,6 +101,7 @@ def start(
     stable: Path | None,
     guarded: bool,
     order: str | None,
+    dry_run: bool,
     listen: str | None,
     token_file: Path | None,
     as_json: bool,
@@ -113,7 +116,7 @@ def start(
     """
     state = conducted(
         release, site, plan, namespace=namespace, verdict=verdict, registry=registry, trust=trust, stable=stable,
-        guarded=guarded, order=order, listen=listen, token_file=token_file, quiet=as_json,
+        guarded=guarded, order=order, dry_run=dry_run, listen=listen, token_file=token_file, quiet=as_json,
     )  # fmt: skip
     common.finish(state, as_json)
 
@@ -130,6 +133,7 @@ def conducted(
     stable: Path | None = None,
     guarded: bool = False,
     order: str | None = None,
+    dry_run: bool = False,
     listen: str | None = None,
     token_file: Path | None = None,
     quiet: bool = False,
@@ -137,6 +141,7 @@ def conducted(
     """Roll a release out, or go on with it; the state in which it ended. Its report is written.
 
     Args:
+        dry_run: end when everything that is asked before has been looked at (SystemExit).
         quiet: what happens is shown on stderr.
     """
     from rich.console import Console
@@ -184,6 +189,7 @@ def conducted(
             serving = place.serving()
             if serving is None:
                 raise ConfigError(_unknown(stable))
+        looked_for_room(where, place, rules, wanted, serving, order, dry_run=dry_run, as_json=quiet)
         state = controller.start(wanted, serving, order)
         with CanaryView(shown(rules, state), console) as view:
             controller.on_tick = view
