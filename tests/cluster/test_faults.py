@@ -104,7 +104,7 @@ def test_where_no_node_has_room_nothing_is_begun(place: Place) -> None:
     site.write_text(before.replace("nodes: added\n", ""))
     no_gpu(place)
     try:
-        version = place.kube.get("Deployment", "llm-green")["metadata"]["resourceVersion"]
+        version = place.kube.get("Deployment", "llm-green")["metadata"]["generation"]
         state = place.kube.get("ConfigMap", "servegate-state")["metadata"]["resourceVersion"]
         for more in ((), ("--dry-run",)):
             code, out = place.run(*place.started("v2"), *more)
@@ -113,7 +113,7 @@ def test_where_no_node_has_room_nothing_is_begun(place: Place) -> None:
         code, out = place.run(*place.started("v2"), "--dry-run", kubeconfig=place.account("servegate-controller"))
         assert code == 0, out
         assert 'cannot list resource "nodes"' in out
-        assert place.kube.get("Deployment", "llm-green")["metadata"]["resourceVersion"] == version
+        assert place.kube.get("Deployment", "llm-green")["metadata"]["generation"] == version
         assert place.kube.get("ConfigMap", "servegate-state")["metadata"]["resourceVersion"] == state
         assert place.router.read() == weights
     finally:

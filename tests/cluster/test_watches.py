@@ -15,7 +15,7 @@ from servegate.rollout.kube import Kube, KubeError
 
 pytestmark = pytest.mark.timeout(400)
 LONGER = PLAN.replace("{weight: 50%, min_time: 20s}", "{weight: 50%, min_time: 60s}")
-POD = ("Pod", "")
+MAPS = ("ConfigMap", "")
 
 
 @pytest.fixture(scope="module")
@@ -36,25 +36,23 @@ def proxy(place: Place) -> Iterator[FaultProxy]:
 def heard(kube: Kube, names: Callable[[], set[str]], cluster: Cluster) -> None:
     """Read until a stream is open."""
     names()
-    cluster.until("a stream", lambda: names() is not None and kube._watches[POD].known() is not None)
+    cluster.until("a stream", lambda: names() is not None and kube._watches[MAPS].known() is not None)
 
 
 def test_what_is_heard_is_what_is_there(cluster: Cluster, place: Place, proxy: FaultProxy) -> None:
     """Cut, silenced, away and back: never is something told that the API server would not tell itself."""
     kube = Kube(place.namespace, kubeconfig=proxy.kubeconfig(place.folder))
-    kube.watch("Pod", selector="role=test")
+    kube.watch("ConfigMap", selector="role=test")
 
     def names() -> set[str]:
-        return {item["metadata"]["name"] for item in kube.find("Pod", {"role": "test"})}
+        return {item["metadata"]["name"] for item in kube.find("ConfigMap", {"role": "test"})}
 
     def make(name: str) -> None:
-        spec = {"containers": [{"name": "c", "image": "servegate.test/pause"}], "nodeName": "nowhere"}
-        body = {"metadata": {"name": name, "labels": {"role": "test"}}, "spec": spec}
-        place.kube.create("Pod", {"apiVersion": "v1", "kind": "Pod", **body})
+        body = {"metadata": {"name": name, "labels": {"role": "test"}}}
+        place.kube.create("ConfigMap", {"apiVersion": "v1", "kind": "ConfigMap", **body})
 
     def gone(name: str) -> None:
-        path = place.kube.path("Pod", name)
-        place.kube.call("DELETE", path, {"kind": "DeleteOptions", "apiVersion": "v1", "gracePeriodSeconds": 0})
+        place.kube.delete("ConfigMap", name)
 
     make("one")
     heard(kube, names, cluster)
@@ -66,13 +64,13 @@ def test_what_is_heard_is_what_is_there(cluster: Cluster, place: Place, proxy: F
     assert proxy.asked.total() == before  # all of it was heard
 
     proxy.cut()
-    cluster.until("the cut", lambda: kube._watches[POD].known() is None)
+    cluster.until("the cut", lambda: kube._watches[MAPS].known() is None)
     make("three")
     assert names() == {"two", "three"}  # asked, at once
     heard(kube, names, cluster)
 
     proxy.away = True
-    cluster.until("the outage", lambda: kube._watches[POD].known() is None)
+    cluster.until("the outage", lambda: kube._watches[MAPS].known() is None)
     with pytest.raises(KubeError):
         names()
     gone("three")
@@ -88,7 +86,8 @@ def test_a_rollout_survives_its_api_server(cluster: Cluster, place: Place, proxy
     users = place.serve()
     child = place.terminal(*place.started("v2"), kubeconfig=proxy.kubeconfig(place.folder))
     try:
-        place.until("half of the traffic", lambda state: state["step"] == 1)
+        cluster.until("half of the traffic", lambda: child.poll() is not None or place.state().get("step") == 1)
+        assert child.poll() is None, child.communicate()[0]
         proxy.cut()
         _goes_on(place)
         proxy.delay = 1.5
