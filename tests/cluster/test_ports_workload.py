@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import contracts
 import pytest
@@ -15,7 +15,6 @@ from servegate.rollout.workloads.deployments import DeploymentWorkload
 
 contract = contracts.load("test_ports_workload")
 globals().update(contracts.tests_of(contract))
-fenced = contract.fenced
 ENGINE = Image(repository="servegate.test/engine", digest="sha256:" + "1" * 64)
 
 
@@ -45,3 +44,22 @@ def workload(cluster: Cluster, namespace: str, kube: Kube) -> Iterator[Deploymen
     yield DeploymentWorkload(kube, "llm", max_replicas=2, patience=2.0)
     for slot in ("blue", "green"):
         cluster.kubectl("-n", namespace, "scale", "deployment", f"llm-{slot}", "--replicas=0")
+
+
+class Clients:
+    """Controllers of the real Deployments; the epoch stands at the API server, so nothing has to be started again."""
+
+    def __init__(self, kube: Kube) -> None:
+        self.kube = kube
+
+    def client(self, epoch: Callable[[], int]) -> DeploymentWorkload:
+        return DeploymentWorkload(self.kube, "llm", max_replicas=2, epoch=epoch)
+
+    def restart(self) -> None:
+        """Each client that is made reads anew."""
+
+
+@pytest.fixture
+def fenced(workload: DeploymentWorkload, kube: Kube) -> Clients:
+    assert workload.kube is kube
+    return Clients(kube)
