@@ -16,9 +16,9 @@ from servegate.contract import sha256_file
 from servegate.report.model import Report
 
 pytestmark = pytest.mark.timeout(400)
-LONGER = PLAN.replace("{weight: 50%, min_time: 20s}", "{weight: 50%, min_time: 30s}").replace(
-    "watchdogs: {", "watchdogs: {lease: 30s, "
-)
+LONGER = PLAN.replace("{weight: 50%, min_time: 20s}", "{weight: 50%, min_time: 30s}")
+UNWATCHED = LONGER.replace("watchdogs: {", "watchdogs: {lease: 30s, ")
+"""For the test that is about running out of it."""
 
 
 @pytest.fixture
@@ -97,6 +97,7 @@ def test_the_watchdog_takes_traffic_back_that_nobody_watches(place: Place, users
     cluster, namespace = place.cluster, place.namespace
     cluster.apply(component("watchdog", "cron-job.yaml", namespace))
     watch = ["-n", namespace, "create", "job", "--from=cronjob/servegate-watchdog"]
+    (place.folder / "plan.yaml").write_text(UNWATCHED)
     child = place.terminal(*place.started("v2"))
     place.until("the first traffic", lambda state: state["phase"] == "STEP")
     cluster.kubectl(*watch, "early")
