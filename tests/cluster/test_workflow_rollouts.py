@@ -175,6 +175,7 @@ def test_a_runner_that_led_itself_and_died_is_followed_by_the_watchdog(
 def test_cancelling_the_workflow_rolls_the_job_back(runner: Runner, place: Place, users: Users) -> None:
     with runner.acting("v2") as running:
         place.until("the first traffic", lambda state: state["phase"] == "STEP")
+        place.cluster.until("somebody who follows", lambda: "Run Main Follow" in running.log.read_text("utf-8"))
         began = time.monotonic()
         running.process.send_signal(signal.SIGINT)
         place.until("the way back", lambda state: state["weights"].get("blue") == 100)
