@@ -161,7 +161,8 @@ class Repository:
         home = {"XDG_CACHE_HOME": str(scratch / "cache"), "DOCKER_HOST": "unix:///nowhere"}
         with (scratch / "log").open("w") as log:
             process = subprocess.Popen(
-                [*command, *options],
+                # Whoever runs tests in the background ignores SIGINT, and so would act, which is to be cancelled.
+                ["env", "--default-signal=INT", *command, *options],
                 cwd=self.folder,
                 env={**os.environ, **home, **own},
                 stdin=subprocess.DEVNULL,
