@@ -323,7 +323,7 @@ def test_an_image_is_verified_before_a_deployment_touches_anything() -> None:
 
 def test_production_waits_for_the_verdict_and_for_what_the_image_holds() -> None:
     release = load(ROOT / ".github/workflows/release.yml")["jobs"]
-    assert set(release["production"]["needs"]) == {"quality", "sbom"}
+    assert set(release["production"]["needs"]) == {"quality", "sbom", "restore"}
     assert set(release["quality"]["needs"]) >= {"staging"}
 
 
