@@ -76,7 +76,6 @@ BEFORE: dict[str, tuple[Callable[[Place], None], str, str]] = {
     "out of memory": (nothing, "v8", r"ran out of memory"),
     "crash loop": (nothing, "v4", r"ended with status 2"),
     "ready, but the model answers nothing": (nothing, "v5", r"smoke"),
-    "slot deleted": (no_slot, "v2", r'deployments.apps "llm-green" not found'),
 }
 
 
@@ -84,7 +83,7 @@ BEFORE: dict[str, tuple[Callable[[Place], None], str, str]] = {
 def test_a_release_that_cannot_run_is_given_up_before_its_first_request(place: Place, what: str) -> None:
     change, name, said = BEFORE[what]
     change(place)
-    limited(place, "15s" if what == "slot deleted" else "90s")
+    limited(place, "90s")
     try:
         code, out = place.start(name)
     finally:
@@ -94,6 +93,19 @@ def test_a_release_that_cannot_run_is_given_up_before_its_first_request(place: P
     assert code in (1, 3), out
     assert "ROLLED_BACK" in out
     assert re.search(said, out), out
+    assert place.router.read() == {"blue": 100.0, "green": 0.0}
+
+
+def test_into_a_slot_that_is_not_there_nothing_is_begun(place: Place) -> None:
+    state = place.kube.get("ConfigMap", "servegate-state")["metadata"]["resourceVersion"]
+    no_slot(place)
+    try:
+        code, out = place.start("v2")
+    finally:
+        original(place, "Deployment", "llm-green")
+    assert code == 4, out
+    assert 'deployments.apps "llm-green" not found' in out
+    assert place.kube.get("ConfigMap", "servegate-state")["metadata"]["resourceVersion"] == state
     assert place.router.read() == {"blue": 100.0, "green": 0.0}
 
 
