@@ -14,7 +14,7 @@ from cluster import Cluster
 from servegate.rollout.kube import Kube, KubeError
 
 pytestmark = pytest.mark.timeout(400)
-LONGER = PLAN.replace("{weight: 50%, min_time: 20s}", "{weight: 50%, min_time: 60s}")
+LONGER = PLAN.replace("{weight: 50%, min_time: 20s}", "{weight: 50%, min_time: 100s}")
 MAPS = ("ConfigMap", "")
 
 
