@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.server
 import json
 import random
@@ -121,7 +122,8 @@ class FaultProxy:
         def stop() -> None:
             while cuts == self._cuts and not self.away:
                 time.sleep(0.05)
-            response.shutdown()
+            with contextlib.suppress(RuntimeError):  # its answer has ended meanwhile
+                response.shutdown()
 
         threading.Thread(target=stop, daemon=True).start()
         try:
