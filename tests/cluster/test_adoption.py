@@ -171,8 +171,8 @@ def team(cluster: Cluster, world: World, tmp_path_factory: pytest.TempPathFactor
     for site in ("kubernetes", "kubernetes-staging"):
         made.servegate("rollout", "stage", "stable.yaml", "--site", f"rollout/{site}.yaml", "--first")
     yield made
-    for namespace in ("llm", "llm-staging"):
-        cluster.kubectl("delete", "namespace", namespace, "--wait=false")
+    for namespace in ("llm", "llm-staging"):  # its end is waited for: other tests apply the overlays there too
+        cluster.kubectl("delete", "namespace", namespace, "--timeout=150s")
 
 
 @pytest.fixture

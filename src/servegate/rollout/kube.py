@@ -22,6 +22,8 @@ from servegate.rollout.kube_watch import SILENCE, Object, Watch
 
 TIMEOUT = 5.0
 """Seconds for one request: an API server that does not answer costs a tick, not the rollout."""
+FIRST = 30.0
+"""Seconds for requests until the first answer: beside a busy API server a command begins late instead of not at all."""
 ANNOTATION = "servegate.dev/"
 """Prefix of our labels and annotations."""
 JSON_PATCH = "application/json-patch+json"
@@ -72,7 +74,7 @@ class Kube:
         namespace: where all objects are, unless said otherwise; None: the one of the kubeconfig or of our pod.
         kubeconfig: file; None: KUBECONFIG, else inside a pod the pod's own service account, else ~/.kube/config.
         context: of the kubeconfig; None: its current one.
-        timeout: seconds for one request.
+        timeout: seconds for one request, once the API server has answered at all.
 
     Raises:
         ConfigError: the Python package is not installed, or there is no usable configuration.
@@ -94,6 +96,7 @@ class Kube:
             raise ConfigError("Kubernetes needs the package kubernetes: pip install 'servegate[kubernetes]'") from error
         self.configuration = Configuration()
         self.timeout = timeout
+        self._answered = False
         own = ACCOUNT / "namespace"
         # Who says KUBECONFIG means it, also in a pod, such as one that runs workflows for another cluster.
         file = str(kubeconfig or "") or os.environ.get("KUBECONFIG") or None
@@ -232,6 +235,7 @@ class Kube:
         with self._explained(method, path):
             response = self._request(method, path, body, query, content)
             data = response.read()
+        self._answered = True
         document = _document(data)
         if not 200 <= response.status <= 299:
             raise KubeError(_refusal(method, path, response.status, document), response.status)
@@ -247,7 +251,11 @@ class Kube:
     ) -> Any:
         url = self.configuration.host + path + (f"?{urlencode(query)}" if query else "")
         headers = {**self._headers(), "Content-Type": content}
-        return self._http.request(method, url, headers=headers, body=body, _request_timeout=self.timeout)
+        return self._http.request(method, url, headers=headers, body=body, _request_timeout=self._patience)
+
+    @property
+    def _patience(self) -> float:
+        return self.timeout if self._answered else max(self.timeout, FIRST)
 
     def _stream(self, path: str, query: Mapping[str, str], silence: float) -> Any:
         """A response whose body comes bit by bit; urllib3's own, which can be shut down while it is read."""
@@ -276,7 +284,7 @@ class Kube:
             if isinstance(error, (urllib3.exceptions.NewConnectionError, ConnectionError)):
                 text = "connection refused" if "refused" in str(error) else "cannot connect"
             elif isinstance(error, (urllib3.exceptions.TimeoutError, TimeoutError)):
-                text = f"no answer in {self.timeout:g} s"
+                text = f"no answer in {self._patience:g} s"
             for watch in self._watches.values():
                 watch.doubt()
             raise KubeError(f"{where}: {text}") from error

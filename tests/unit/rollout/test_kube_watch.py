@@ -222,6 +222,28 @@ def test_an_api_server_that_does_not_answer_makes_all_knowledge_old(api: FakeKub
     until(lambda: pods(kube) == {"a"} and kube._watches["Pod", ""].known() is not None)
 
 
+def test_the_first_answer_is_waited_for_longer(api: FakeKube, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command that begins beside a busy API server."""
+    monkeypatch.setattr("servegate.rollout.kube.FIRST", 60.0)
+    kube = Kube(kubeconfig=api.kubeconfig(tmp_path), timeout=0.1)
+    busy, free = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with api.lock:
+            busy.set()
+            free.wait(60)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    busy.wait(60)
+    threading.Timer(0.5, free.set).start()
+    assert value(kube) == "0"
+    holder.join()
+    with api.lock, pytest.raises(KubeError, match=r"no answer in 0\.1 s"):
+        value(kube)
+    kube.close()
+
+
 def test_closing_ends_the_streams(api: FakeKube, kube: Kube) -> None:
     hear(api, kube)
     assert api.watching == 2
