@@ -15,6 +15,7 @@ from typing import Any
 from servegate.contract import write_atomic
 from servegate.errors import ConfigError, InfrastructureError
 from servegate.image.program import follow
+from servegate.report.markdown import escape
 
 GB = 10**9
 _REFERENCE = re.compile(
@@ -132,13 +133,13 @@ def read(data: bytes, repository: str, digest: str) -> Listed:
 
 
 def markdown(listed: Listed) -> str:
-    """A table for a job summary."""
+    """A table for a job summary. Kinds and versions are what somebody wrote into an image."""
     packages = ", ".join(f"{number} {kind}" for kind, number in listed.packages.items())
     rows: Mapping[str, str] = {
         "image": f"`{listed.repository}@{listed.digest}`",
-        "packages": packages,
-        "vLLM": listed.engine or "none",
-        "listed by": listed.tool,
+        "packages": escape(packages),
+        "vLLM": escape(listed.engine or "none"),
+        "listed by": escape(listed.tool),
     }
     lines = ["### What it holds", "", "| | |", "|---|---|"]
     return "\n".join([*lines, *(f"| {name} | {value} |" for name, value in rows.items()), ""])

@@ -62,7 +62,6 @@ def _watch(ticks: Sequence[AuditTick]) -> Watch | None:
     numbers = [number for number, tick in enumerate(ticks) if tick.guard is not None]
     if not numbers:
         return None
-    begin = next(number for number in numbers if ticks[number].guard is not None)
     over = next((n for n in numbers if (found := ticks[n].guard) is not None and found.ended), None)
     taken = over is None and numbers[-1] + 1 < len(ticks)
     end = over if over is not None else numbers[-1] + taken
@@ -73,7 +72,7 @@ def _watch(ticks: Sequence[AuditTick]) -> Watch | None:
         decision = next((tick.reason for tick in reversed(ticks[: end + 1]) if tick.reason), "held")
     return Watch(
         guarded=last,
-        alerts=_alerts(ticks[begin : end + 1]),
+        alerts=_alerts(ticks[numbers[0] : end + 1]),
         outcome="PASS" if over is not None else "FAIL" if taken else "INCONCLUSIVE",
         ended=ticks[end].at if over is not None or taken else None,
         decision=decision,

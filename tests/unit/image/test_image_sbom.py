@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from servegate.errors import ConfigError, InfrastructureError
-from servegate.image.sbom import check_room, read, split, write
+from servegate.image.sbom import check_room, markdown, read, split, write
 
 DIGEST = "sha256:" + "a" * 64
 IMAGE = f"ghcr.io/team/chat@{DIGEST}"
@@ -62,6 +62,16 @@ def test_the_room_for_the_unpacked_image_is_looked_at_first(tmp_path: Path) -> N
     check_room(1, tmp_path)
     with pytest.raises(InfrastructureError, match=r"needs 3000000000\.0 GB of disk"):
         check_room(10**18, tmp_path)
+
+
+def test_what_an_image_says_of_itself_is_no_markup() -> None:
+    hostile = [{"purl": "pkg:pypi/vllm@1", "version": "1 | [x](http://evil.test) <img src=x>"}, {"purl": "pkg:<b>/a@1"}]
+    shown = markdown(read(json.dumps(bill(components=hostile)).encode(), "ghcr.io/team/chat", DIGEST))
+    rows = shown.replace("\\|", "").splitlines()[2:]
+    assert {row.count("|") for row in rows} == {3}
+    assert "<img" not in shown
+    assert "<b>" not in shown
+    assert "](http" not in shown
 
 
 def program(tmp_path: Path, script: str) -> str:

@@ -299,8 +299,6 @@ class DeploymentWorkload:
             raise FencedError(
                 f"a change was refused: epoch {epoch} is over, Deployment {metadata(item)['name']} is at {before}"
             )
-        if before == str(epoch):
-            return []
         place = "/metadata/annotations"
         made: list[Object] = [] if metadata(item).get("annotations") else [{"op": "add", "path": place, "value": {}}]
         return [*made, {"op": "add", "path": f"{place}/{EPOCH.replace('/', '~1')}", "value": str(epoch)}]
