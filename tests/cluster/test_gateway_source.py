@@ -15,6 +15,7 @@ import urllib3
 from cluster_place import Place, Users
 
 from cluster import Cluster
+from servegate.endpoint import request
 from servegate.rollout.deltas import between
 from servegate.rollout.ports import Arrangement, Observed
 from servegate.rollout.seen import Readings, SlotDelta
@@ -128,6 +129,9 @@ def test_a_stream_is_in_flight_at_its_slot_and_outlives_a_promotion(place: Place
         stream.join()
     assert at_the_swap < len(streams)
     assert all(data.rstrip().endswith(b"[DONE]") for data in ended)
+    for path in ("/health", "/v1/models?x=1"):  # of a load balancer: no request that an engine counts
+        headers = {"Host": f"{place.namespace}.test"}
+        assert request("GET", f"{place.cluster.gateway_url}{path}", headers=headers, timeout=30)[0] == 200
     ticks.tick()
     assert sum(ticks.requests.values()) == len(streams)
     assert ticks.failures == {"blue": 0, "green": 0}

@@ -12,6 +12,7 @@ from manifests import K8S, OVERLAYS, Object, documents, of_kind
 
 from servegate.config import load
 from servegate.release import Engine, Image, Model, Release
+from servegate.rollout.routers.envoy import NOT_SERVING
 from servegate.rollout.workloads.pod_template import arguments, drain_seconds, port_of
 
 CUSTOM = ("HTTPRoute", "PodMonitor")
@@ -152,3 +153,9 @@ def test_the_startup_probe_lasts_three_times_as_long_as_the_model_needs() -> Non
     needed = 3 * (2 * 8.2e9 / 100e6 + 120)
     assert needed <= probe["periodSeconds"] * probe["failureThreshold"] <= 1.2 * needed
     assert load(K8S / "release.yaml", Release).model.uri.endswith("8B")
+
+
+def test_the_clusters_gateway_counts_as_requests_what_envoy_on_a_machine_does() -> None:
+    patch = list(yaml.safe_load_all((K8S / "gateway/envoy-gateway.yaml").read_text("utf-8")))[1]
+    path = patch["spec"]["jsonPatches"][0]["operation"]["value"]["filter"]["header_filter"]["header"]
+    assert path == {"name": ":path", "string_match": {"safe_regex": {"regex": NOT_SERVING}}, "invert_match": True}
