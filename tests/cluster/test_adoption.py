@@ -229,6 +229,6 @@ def test_a_tag_is_rolled_out_by_a_job_and_taken_back_from_a_button(team: Team, u
 def test_a_drill_finds_the_net_whole(team: Team) -> None:
     ran = team.act("workflow_dispatch", "rollback-drill.yml", {"inputs": {}}, store="llm-staging")
     assert ran.jobs == {"Drill": "success"}, ran.log
-    said = re.search(r"rolled back by itself: ([0-9.]+) s until users were safe, (\d+) requests hurt", ran.log)
+    said = re.search(r"the net held: ([0-9.]+) s until users were safe, (\d+) of \d+ requests hurt", ran.log)
     assert said is not None
     print(f"\ndrill: {said[0]}")

@@ -199,16 +199,35 @@ def drill(repository: Repository, world: Any, site: Site, name: str) -> Ran:
 def test_a_drill_finds_the_net_whole_and_says_what_it_cost(repository: Repository, world: Any, site: Site) -> None:
     ran = drill(repository, world, site, "v3")
     assert ran.jobs == {"Drill": "success"}, ran.log
-    said = re.search(r"rolled back by itself: ([0-9.]+) s until users were safe, (\d+) requests hurt", ran.log)
+    said = re.search(r"the net held: ([0-9.]+) s until users were safe, (\d+) of (\d+) requests hurt", ran.log)
     assert said is not None
-    assert float(said[1]) > 0
+    assert 0 < int(said[2]) < int(said[3])
+    found = json.loads((ran.artifacts / "drill/drill/drill.json").read_text("utf-8"))
+    assert (found["release"], found["hole"]) == ("v3", None)
+    # What a workflow that calls this one is handed on.
+    assert f"set-output:: seconds-to-safe={float(said[1]):g}" in ran.log
+    assert f"set-output:: hurt={said[2]}" in ran.log
+    assert (ran.artifacts / "drill/drill/records.jsonl").exists()
     print(f"\ndrill: {said[0]}")
 
 
 def test_a_drill_that_promotes_its_fault_fails_loudly(repository: Repository, world: Any, site: Site) -> None:
     ran = drill(repository, world, site, "v2")  # nothing in it that the plan could find
     assert ran.jobs == {"Drill": "failure"}
-    assert "a release with a fault in it was promoted" in ran.log
+    assert "THE NET HAS A HOLE: a release with a fault in it was promoted" in ran.log
+    assert "### Drill: THE NET HAS A HOLE" in ran.log
+
+
+def test_a_drill_that_could_not_be_done_says_nothing_about_the_net(
+    repository: Repository, world: Any, site: Site
+) -> None:
+    """A drill that cannot begin must not look like a net that held, nor like one with a hole."""
+    (site.folder / "v3.verdict.json").write_text("{}", "utf-8")
+    ran = drill(repository, world, site, "v3")
+    assert ran.jobs == {"Drill": "failure"}
+    assert "the drill was not carried out: it says nothing about the net" in ran.log
+    assert "NET HAS A HOLE" not in ran.log
+    assert "set-output:: hurt=" not in ran.log
 
 
 def test_a_drill_without_a_faulty_release_says_what_to_set(repository: Repository, world: Any) -> None:

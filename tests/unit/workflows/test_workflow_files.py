@@ -266,9 +266,9 @@ def talks_to(job: dict[str, Any]) -> set[str]:
     uses = {str(step.get("uses", "")).partition("@")[0] for step in job["steps"]}
     runs = "\n".join(step.get("run", "") for step in job["steps"])
     found = {BY_ACTION[name] for name in uses if name in BY_ACTION}
-    if re.search(r"gh attestation verify|gate verify|rollout start", runs):
+    if re.search(r"gh attestation verify|gate verify|rollout (start|drill)", runs):
         found.add("sigstore")
-    if "$/.github/actions/engine" not in uses and re.search(r"servegate (smoke|evals|loadtest) run", runs):
+    if "$/.github/actions/engine" not in uses and re.search(r"servegate ((smoke|evals|loadtest) run|rollout drill)", runs):
         found.add("engine")
     return found
 
