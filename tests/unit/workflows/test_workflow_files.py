@@ -268,7 +268,8 @@ def talks_to(job: dict[str, Any]) -> set[str]:
     found = {BY_ACTION[name] for name in uses if name in BY_ACTION}
     if re.search(r"gh attestation verify|gate verify|rollout (start|drill)", runs):
         found.add("sigstore")
-    if "$/.github/actions/engine" not in uses and re.search(r"servegate ((smoke|evals|loadtest) run|rollout drill)", runs):
+    asks = re.search(r"servegate ((smoke|evals|loadtest) run|rollout drill)", runs)
+    if "$/.github/actions/engine" not in uses and asks:
         found.add("engine")
     return found
 
