@@ -26,14 +26,14 @@ from servegate.errors import ConfigError, InfrastructureError
 from servegate.release import Release
 from servegate.report.records import CanaryTick
 from servegate.rollout import audit, beginning, live, memory, model
+from servegate.rollout.asker import Asker
 from servegate.rollout.chronicle import Chronicle
 from servegate.rollout.decide import decide
-from servegate.rollout.deltas import BucketError, between
 from servegate.rollout.experiment import ExperimentSeen
 from servegate.rollout.leading import Leadership
 from servegate.rollout.live import Asking
 from servegate.rollout.memory import Memory
-from servegate.rollout.model import Action, Decision, Observation, Phase, Readings, SlotDelta, State
+from servegate.rollout.model import Action, Decision, Observation, Phase, State
 from servegate.rollout.notify import Notifier
 from servegate.rollout.plan import Plan
 from servegate.rollout.ports import (
@@ -44,8 +44,6 @@ from servegate.rollout.ports import (
     Intent,
     LeaseLostError,
     Router,
-    RouteStatus,
-    SlotStatus,
     Source,
     Store,
     Weights,
@@ -115,6 +113,7 @@ class Controller:
             store, holder or f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}",
             ttl=plan.lease_ttl, poll=min(1.0, plan.tick), clock=clock, sleep=sleep, say=on_notice,
         )  # fmt: skip
+        self._ask = Asker(source, workload, router, on_notice)
         self._chronicle = Chronicle(store, timeline, trail, on_notice)
         self._unsaved = Unsaved(store.pace)
         self._preparations = Preparations(verdict, smoke, warm, compare)
@@ -271,12 +270,12 @@ class Controller:
     # --- seeing -------------------------------------------------------------------------------------------------------
 
     def _observe(self, state: State, now: float) -> Observation:
-        deltas, readings = self._read(state, now)
+        deltas, readings = self._ask.read(state, now)
         return Observation(
             at=now,
             slots=deltas,
-            status={slot: status for slot in state.slots if (status := self._status(slot)) is not None},
-            route=self._route(),
+            status={slot: status for slot in state.slots if (status := self._ask.status(slot)) is not None},
+            route=self._ask.route(),
             intents=tuple(self._named(intent) for intent in self.store.intents()),
             preparation=self._preparations.seen(state),
             verified=self._known().names(),
@@ -286,27 +285,6 @@ class Controller:
             delivered=self._notifier.delivered(),
             readings=readings,
         )
-
-    def _read(self, state: State, now: float) -> tuple[dict[str, SlotDelta], Readings | None]:
-        try:
-            return between(state.readings, self.source.observe(now))
-        except (BucketError, InfrastructureError) as error:
-            # Nothing is known of either slot; `decide` sees why.
-            return {slot: SlotDelta(missing={f"{slot}/metrics": str(error)}) for slot in state.slots}, None
-
-    def _status(self, slot: str) -> SlotStatus | None:
-        try:
-            return self.workload.status(slot)
-        except InfrastructureError as error:
-            self.on_notice("warning", f"{slot}: cannot be asked: {error}")
-            return None
-
-    def _route(self) -> RouteStatus | None:
-        try:
-            return self.router.verify()
-        except InfrastructureError as error:
-            self.on_notice("warning", f"router: cannot be asked: {error}")
-            return None
 
     def _named(self, intent: Intent) -> Intent:
         intent, self._memory = beginning.named(intent, self._known(), self._past, self.on_notice)
@@ -383,7 +361,7 @@ class Controller:
         if state.ensured and (state.phase is Phase.PREPARING or state.phase.weighted):
             wanted.append(state.candidate)
         for slot in wanted:
-            status = self._status(slot)
+            status = self._ask.status(slot)
             if status is not None and status.release is None:
                 try:
                     self.workload.ensure(slot, self._known().release_in(slot), self.plan.replicas)

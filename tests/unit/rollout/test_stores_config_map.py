@@ -15,7 +15,8 @@ from servegate.errors import InfrastructureError
 from servegate.rollout.kube import Kube, KubeError
 from servegate.rollout.memory import HistoryLine
 from servegate.rollout.ports import LeaseLostError
-from servegate.rollout.stores.config_map import EPOCH, PENDING, ROOM, ConfigMapStore
+from servegate.rollout.stores.config_map import PENDING, ConfigMapStore
+from servegate.rollout.stores.config_map_documents import EPOCH, ROOM
 
 MAPS = "/api/v1/namespaces/llm/configmaps/servegate-"
 LEASE = "/apis/coordination.k8s.io/v1/namespaces/llm/leases/servegate"

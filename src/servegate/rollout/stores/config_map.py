@@ -12,8 +12,6 @@ lease may change hands too early or too late, but never be held by two, because 
 from __future__ import annotations
 
 import base64
-import gzip
-import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping
@@ -24,21 +22,15 @@ from typing import Any
 from pydantic import ValidationError
 
 from servegate.errors import InfrastructureError
-from servegate.rollout.kube import ANNOTATION, Kube, KubeError, Object, annotations_of, metadata
+from servegate.rollout.kube import Kube, KubeError, Object, annotations_of
 from servegate.rollout.memory import HistoryLine
 from servegate.rollout.ports import ConflictError, Intent, Lease, LeaseLostError
+from servegate.rollout.stores import config_map_documents as documents
 
-EPOCH = f"{ANNOTATION}epoch"
 ATTEMPTS = 8
 """Times a change is tried anew because somebody else changed the object in between."""
-ROOM = 1_000_000
-"""Bytes in a ConfigMap; the API server refuses more than 1 MiB."""
-COMPRESS = 256_000
-"""Bytes from which on the state is compressed."""
 SETTLED = 20
 """Settled intents that are kept, so that who left one can learn what came of it."""
-WARNINGS = ("ROLLING_BACK", "ROLLED_BACK", "HELD")
-"""Phases whose Events are warnings."""
 PENDING = 50
 """Intents that may wait; whoever leaves more gets an error instead of filling the object."""
 
@@ -71,7 +63,7 @@ class ConfigMapStore:
     def load(self) -> tuple[str | None, int]:
         """The state and its version; (None, 0) before the first."""
         self._state = self._read(self._map("state"))
-        return _unpack(self._state), _version(self._state)
+        return documents.unpack(self._state), documents.version(self._state)
 
     def save(self, state: str, expected_version: int, lease: Lease) -> int:
         """Replace the state and return its new version.
@@ -81,13 +73,13 @@ class ConfigMapStore:
             LeaseLostError: `lease` is no longer the valid one.
             InfrastructureError: the API server cannot be asked, or the state does not fit into a ConfigMap.
         """
-        packed = _pack(state, expected_version + 1)
+        packed = documents.pack(state, expected_version + 1)
         for _ in range(ATTEMPTS):
             current = self._state if self._state is not None else self._read(self._map("state"))
-            fence, version = _epoch(current), _version(current)
+            fence, version = documents.epoch(current), documents.version(current)
             if fence != lease.epoch or version != expected_version:
                 current = self._read(self._map("state"))
-                fence, version = _epoch(current), _version(current)
+                fence, version = documents.epoch(current), documents.version(current)
             if fence != lease.epoch:
                 raise LeaseLostError(f"{self._map('state')}: the lease of {lease.holder} (epoch {lease.epoch}) is over")
             if version != expected_version:
@@ -96,7 +88,7 @@ class ConfigMapStore:
                 )
             self._state = None
             try:
-                self._state = self.kube.replace("ConfigMap", {**_without_data(current), **packed})
+                self._state = self.kube.replace("ConfigMap", {**documents.without_data(current), **packed})
                 return expected_version + 1
             except KubeError as error:
                 if not error.conflict:
@@ -107,8 +99,8 @@ class ConfigMapStore:
         """Add one line of JSON to the history. When the ConfigMap is full the oldest lines leave."""
 
         def change(item: Object) -> None:
-            lines = [*_lines(item), json.dumps(line, ensure_ascii=False)]
-            while len(lines) > 1 and sum(len(text.encode()) + 1 for text in lines) > ROOM:
+            lines = [*documents.lines(item), json.dumps(line, ensure_ascii=False)]
+            while len(lines) > 1 and sum(len(text.encode()) + 1 for text in lines) > documents.ROOM:
                 del lines[: max(1, len(lines) // 10)]
             item["data"] = {"lines": "\n".join(lines)}
 
@@ -118,7 +110,7 @@ class ConfigMapStore:
     def history(self) -> list[str]:
         """All lines of the history, oldest first."""
         name = self._map("history")
-        return [str(self._json(name, line)) for line in _lines(self._read(name))]
+        return [str(self._json(name, line)) for line in documents.lines(self._read(name))]
 
     def keep(self, rollout: str, files: Mapping[str, bytes]) -> None:
         """Keep what a rollout leaves behind, in place of what the one before left. One request; no fence: for people.
@@ -190,7 +182,7 @@ class ConfigMapStore:
 
     def holder(self) -> Lease | None:
         """The lease as it stands, None when nobody has it; it may have expired."""
-        lease = self._parse(self.kube.get("Lease", self.name))
+        lease = documents.lease(self.name, self.kube.get("Lease", self.name))
         return lease if lease.holder else None
 
     def acquire(self, holder: str, now: float, ttl: float) -> Lease:
@@ -202,7 +194,7 @@ class ConfigMapStore:
         """
         for _ in range(ATTEMPTS):
             item = self.kube.get("Lease", self.name)
-            current = self._parse(item)
+            current = documents.lease(self.name, item)
             if current.holder not in ("", holder) and current.expires > now:
                 wait = current.expires - now
                 raise LeaseLostError(f"lease {self.name}: {current.holder} has it for another {wait:.0f} s")
@@ -220,10 +212,10 @@ class ConfigMapStore:
         """Extend the lease. Raises LeaseLostError when it is no longer ours."""
         for _ in range(ATTEMPTS):
             item = self._lease if self._lease is not None else self.kube.get("Lease", self.name)
-            current = self._parse(item)
+            current = documents.lease(self.name, item)
             if (current.holder, current.epoch) != (lease.holder, lease.epoch):
                 item = self.kube.get("Lease", self.name)
-                current = self._parse(item)
+                current = documents.lease(self.name, item)
             if (current.holder, current.epoch) != (lease.holder, lease.epoch):
                 whose = f"belongs to {current.holder}" if current.holder else "is free"
                 raise LeaseLostError(f"lease {self.name}: it is over for {lease.holder}: it {whose}")
@@ -236,7 +228,7 @@ class ConfigMapStore:
         """Give the lease back; one that is not ours any more stays as it is."""
         for _ in range(ATTEMPTS):
             item = self.kube.get("Lease", self.name)
-            current = self._parse(item)
+            current = documents.lease(self.name, item)
             if (current.holder, current.epoch) != (lease.holder, lease.epoch):
                 return
             # The next epoch is spent on nobody, so that nothing can be saved under the old one.
@@ -250,23 +242,7 @@ class ConfigMapStore:
             said = HistoryLine.model_validate_json(line)
         except ValidationError:
             return  # a line is whatever its writer says; only decisions are for people
-        state = metadata(self._state) if self._state is not None else {}
-        about = {"apiVersion": "v1", "kind": "ConfigMap", "name": self._map("state"), "namespace": self.kube.namespace}
-        at = datetime.fromtimestamp(said.at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        weights = ", ".join(f"{slot} {weight:g} %" for slot, weight in sorted(said.weights.items()))
-        body: Object = {
-            "apiVersion": "v1",
-            "kind": "Event",
-            "metadata": {"name": f"{self.name}.{hashlib.sha256(line.encode()).hexdigest()[:16]}"},
-            "involvedObject": {**about, **({"uid": state["uid"]} if state.get("uid") else {})},
-            "reason": said.phase.title().replace("_", ""),
-            "message": f"{said.release}: {said.phase}, {weights}: {said.reason}"[:1000],
-            "type": "Warning" if said.phase in WARNINGS else "Normal",
-            "source": {"component": "servegate"},
-            "firstTimestamp": at,
-            "lastTimestamp": at,
-            "count": 1,
-        }
+        body = documents.event(self.name, self.kube.namespace, self._map("state"), self._state, said, line)
         try:
             self.kube.create("Event", body)
         except KubeError as error:
@@ -296,31 +272,19 @@ class ConfigMapStore:
 
     def _fence(self, epoch: int) -> None:
         def change(item: Object) -> bool:
-            if _epoch(item) >= epoch:
+            if documents.epoch(item) >= epoch:
                 return False
-            item["metadata"]["annotations"] = {**annotations_of(item), EPOCH: str(epoch)}
+            item["metadata"]["annotations"] = {**annotations_of(item), documents.EPOCH: str(epoch)}
             return True
 
         self._state = self._change(self._map("state"), change)
-
-    def _parse(self, item: Object) -> Lease:
-        spec = item.get("spec") or {}
-        renewed = spec.get("renewTime")
-        try:
-            at = 0.0 if renewed is None else datetime.fromisoformat(str(renewed)).timestamp()
-            epoch = int(spec.get("leaseTransitions") or 0)
-            return Lease(
-                str(spec.get("holderIdentity") or ""), epoch, at + float(spec.get("leaseDurationSeconds") or 0)
-            )
-        except (TypeError, ValueError) as error:
-            raise InfrastructureError(f"lease {self.name}: is not one of a rollout: {error}") from error
 
     def _write(self, item: Object, lease: Lease, now: float | None, ttl: float) -> bool:
         """Write the lease under the resourceVersion of `item`; False when somebody was faster."""
         spec = {**(item.get("spec") or {}), "holderIdentity": lease.holder, "leaseTransitions": lease.epoch}
         if now is not None:
             time = datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-            taken = self._parse(item)
+            taken = documents.lease(self.name, item)
             if (taken.holder, taken.epoch) != (lease.holder, lease.epoch):
                 spec["acquireTime"] = time
             spec.update(renewTime=time, leaseDurationSeconds=max(1, math.ceil(ttl)))
@@ -365,54 +329,6 @@ class ConfigMapStore:
             return json.loads(text)
         except ValueError as error:
             raise InfrastructureError(f"ConfigMap {name}: is damaged: {error}") from error
-
-
-def _without_data(item: Object) -> Object:
-    return {key: value for key, value in item.items() if key not in ("data", "binaryData")}
-
-
-def _pack(state: str, version: int) -> Object:
-    data, binary = {"version": str(version)}, {}
-    raw = state.encode()
-    if len(raw) <= COMPRESS:
-        data["state"] = state
-    else:
-        packed = gzip.compress(raw, mtime=0)
-        if len(packed) > ROOM:
-            raise InfrastructureError(f"the state has {len(packed)} bytes compressed; a ConfigMap takes {ROOM}")
-        binary["state.gz"] = base64.b64encode(packed).decode()
-    return {"data": data, **({"binaryData": binary} if binary else {})}
-
-
-def _unpack(item: Object) -> str | None:
-    packed = (item.get("binaryData") or {}).get("state.gz")
-    if packed is None:
-        found = (item.get("data") or {}).get("state")
-        return None if found is None else str(found)
-    try:
-        return gzip.decompress(base64.b64decode(packed)).decode()
-    except (ValueError, OSError, EOFError) as error:
-        raise InfrastructureError(f"ConfigMap {metadata(item)['name']}: the state in it is damaged") from error
-
-
-def _version(item: Object) -> int:
-    return _number(item, (item.get("data") or {}).get("version"), "version")
-
-
-def _epoch(item: Object) -> int:
-    return _number(item, annotations_of(item).get(EPOCH), EPOCH)
-
-
-def _number(item: Object, text: str | None, what: str) -> int:
-    if text is None:
-        return 0
-    if not (text.isascii() and text.isdigit() and len(text) <= 18):
-        raise InfrastructureError(f"ConfigMap {metadata(item)['name']}: {what} is {text[:40]!r}, not a number")
-    return int(text)
-
-
-def _lines(item: Object) -> list[str]:
-    return [line for line in str((item.get("data") or {}).get("lines", "")).split("\n") if line]
 
 
 __all__ = ["ConfigMapStore"]
