@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -242,6 +244,23 @@ def test_the_targets_exist() -> None:
     known = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
     asked = {name for _, step in steps() for name in re.findall(r"^make ([a-z-]+)$", step.get("run", ""), re.MULTILINE)}
     assert {"check", "test"} <= asked <= known
+
+
+def test_what_the_linter_ignores_has_a_reason_and_is_counted_in_the_docs() -> None:
+    """Comments can hide more than one finding each, so the linter is asked, with the comments out of force."""
+    for path in (*WORKFLOWS, *ACTIONS):
+        for line in path.read_text("utf-8").splitlines():
+            if "zizmor:" in line:
+                assert re.search(r"zizmor: ignore\[[a-z-]+\] \w+ \w+", line), (path, line)
+    zizmor = [str(Path(sys.executable).with_name("zizmor")), "--offline", "--quiet", "--persona", "pedantic"]
+    asked = [*zizmor, "--no-ignores", "--no-exit-codes", "--format", "json", "."]
+    done = subprocess.run(asked, cwd=ROOT, capture_output=True, text=True, check=True)
+    findings = json.loads(done.stdout)
+    keys = [(item["ident"], item["locations"][0]["symbolic"]["key"]) for item in findings]
+    places = sorted((ident, key["Local"]["verbatim_path"]) for ident, key in keys)
+    actions = ("cluster", "setup", "setup")  # of the last, each of two lines
+    assert places == [("github-env", f"./.github/actions/{name}/action.yml") for name in actions]
+    assert f"It says “{len(places)} ignored”" in (ROOT / "docs/workflows.md").read_text("utf-8")
 
 
 def test_every_pin_is_raised_by_dependabot_after_a_while() -> None:
