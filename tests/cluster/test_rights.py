@@ -22,6 +22,7 @@ OBJECTS = {
         "servegate-history",
         "servegate-intents",
         "servegate-report",
+        "servegate-rollout",
         "llm-blue",
         "llm-green",
         "other",
@@ -29,6 +30,8 @@ OBJECTS = {
     "deployments.apps": ["llm-blue", "llm-green", "other"],
     "httproutes.gateway.networking.k8s.io": ["llm", "other"],
     "leases.coordination.k8s.io": ["servegate", "other"],
+    "jobs.batch": ["servegate-rollout", "other"],
+    "cronjobs.batch": ["servegate-watchdog"],
     "services": ["llm-blue", "llm-green", "other"],
     "pods": ["any"],
     "secrets": ["llm"],
@@ -70,14 +73,25 @@ ALLOWED = {
         ("configmaps", "servegate-intents", "update"),
         ("leases.coordination.k8s.io", "servegate", "get"),
     },
+    # What it reads besides is the operator's.
+    "servegate-workflow": {
+        *(("configmaps", name, "get") for name in (*MEMORY, "servegate-report", "servegate-rollout")),
+        ("configmaps", "servegate-intents", "update"),
+        ("configmaps", "servegate-rollout", "patch"),
+        ("leases.coordination.k8s.io", "servegate", "get"),
+        *(("jobs.batch", "servegate-rollout", verb) for verb in ("get", "watch", "delete")),
+        ("jobs.batch", "", "create"),
+        ("pods", "", "list"),
+        ("namespaces", NAMESPACE, "get"),
+    },
     "llm-engine": set(),
 }
 
 
 @pytest.fixture(scope="module", autouse=True)
 def installed(cluster: Cluster) -> Iterator[None]:
-    """Everything of the base, in a namespace of its own."""
-    cluster.apply(*placed("local", NAMESPACE))
+    """Everything of the base and the workflow's account, in a namespace of its own."""
+    cluster.apply(*placed("local", NAMESPACE, "workflow"))
     yield
     cluster.kubectl("delete", "namespace", NAMESPACE, "--wait=false")
 

@@ -12,12 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from act import Ran, Repository
+from act import ROOT, Ran, Repository
 from cluster_place import PLAN, Place, Users
 from controllers import IMAGE, component
 from workflow_world import World
 
 from cluster import Cluster
+from servegate.rollout import memory
+from servegate.rollout.plan import load_plan
+from servegate.rollout.stores.config_map import ConfigMapStore
 
 pytestmark = pytest.mark.timeout(590)
 
@@ -44,8 +47,8 @@ jobs:
       verdict: {folder}/{name}.verdict.json
       trust: {folder}/trust.yaml
       stable: {folder}/v1.json
-      site: {folder}/site.yaml
-      plan: {folder}/plan.yaml
+      site: {site}
+      plan: {plan}
       store: kubernetes:{namespace}
       namespace: {namespace}
       controller-image: {controller}@sha256:{digest}
@@ -54,7 +57,7 @@ jobs:
 
 @pytest.fixture
 def place(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    made = Place(cluster, tmp_path_factory.mktemp("place"))
+    made = Place(cluster, tmp_path_factory.mktemp("place"), "workflow")
     (made.folder / "plan.yaml").write_text(LONGER)
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     cluster.add_image(IMAGE, sys.executable, env={"PATH": path})
@@ -76,23 +79,33 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Repository:
 
 
 class Runner:
-    """Somebody's runner: calls the workflow for a place."""
+    """Somebody's runner, whose workflow has the rights of component workflow and no more; calls it for a place.
+
+    In mode runner it leads itself, and is the controller's account.
+    """
 
     def __init__(self, repository: Repository, world: World, place: Place) -> None:
-        self.repository, self.place = repository, place
-        self.env = {**world.env, "KUBECONFIG": str(place.cluster.kubeconfig)}
+        self.repository, self.place, self.world = repository, place, world
+        self.env = self.as_account("servegate-workflow")
 
-    def caller(self, name: str, mode: str = "job", namespace: str | None = None) -> None:
+    def as_account(self, name: str) -> dict[str, str]:
+        return {**self.world.env, "KUBECONFIG": str(self.place.account(name))}
+
+    def caller(
+        self, name: str, mode: str = "job", namespace: str | None = None, *, plan: str = "", site: str = ""
+    ) -> None:
+        folder = self.place.folder
         text = CALLER.format(
-            folder=self.place.folder, name=name, mode=mode, namespace=namespace or self.place.namespace,
-            controller=IMAGE, digest="0" * 64,
+            folder=folder, name=name, mode=mode, namespace=namespace or self.place.namespace,
+            controller=IMAGE, digest="0" * 64, plan=plan or f"{folder}/plan.yaml", site=site or f"{folder}/site.yaml",
         )  # fmt: skip
         (self.repository.folder / ".github/workflows/roller.yml").write_text(text, "utf-8")
         self.repository.commit("roller")
 
-    def acting(self, name: str, mode: str = "job") -> Any:
-        self.caller(name, mode)
-        return self.repository.acting("push", "roller.yml", {}, env=self.env)
+    def acting(self, name: str, mode: str = "job", **files: str) -> Any:
+        self.caller(name, mode, **files)
+        env = self.env if mode == "job" else self.as_account("servegate-controller")
+        return self.repository.acting("push", "roller.yml", {}, env=env)
 
     def act(self, name: str, namespace: str | None = None, **env: str) -> Ran:
         self.caller(name, namespace=namespace)
@@ -172,6 +185,39 @@ def test_a_runner_that_led_itself_and_died_is_followed_by_the_watchdog(
     assert set(seen) == {"complete"}, (seen, users.bad)
 
 
+def test_the_shipped_plan_and_site_are_started_by_a_job(runner: Runner, place: Place, users: Users) -> None:
+    """As they are in the repository, the quality check with its suite and all. Begun, and ended by hand: its limits are
+    for a machine that does nothing else, and a canary of the shipped length is what `make demo` shows.
+    """
+    store = ConfigMapStore(place.kube)
+    # What an earlier rollout has left is replaced.
+    before = component("controller", "job.yaml", place.namespace)
+    pod = before["spec"]["template"]["spec"]
+    pod["containers"][0]["args"], pod["volumes"][0]["configMap"]["optional"] = ["--version"], True
+    place.cluster.apply(before)
+    place.cluster.wait("Complete", "-n", place.namespace, "job/servegate-rollout")
+    with runner.acting("v2", plan="rollout/canary.yaml", site="rollout/kubernetes.yaml") as running:
+        place.until("traffic", lambda _: any(line.weights.get("green") for line in memory.history(store)), 120)
+        place.run("abort", "--reason", "seen enough")
+        ran = running.ended(200)
+    assert ran.jobs == {"Roll out": "failure"}, ran.log
+    assert "set-output:: phase=ROLLED_BACK" in ran.log
+    found, _ = memory.load(store)
+    assert found is not None
+    assert found.plan is not None
+    assert found.site is not None
+    shipped = load_plan(ROOT / "rollout/canary.yaml").model_dump(mode="json")
+    (quality,) = (check for check in found.plan["checks"] if check["kind"] == "quality")
+    suite = quality.pop("suite")
+    assert str(suite).startswith("/etc/rollout/")  # in the pod there is no checkout
+    for check in shipped["checks"]:
+        check.pop("suite", None)
+    assert found.plan == shipped
+    assert (found.site["namespace"], found.site["patience"]) == (place.namespace, "60s")
+    assert found.release_in("green").name == "v2"
+    assert place.router.read() == {"blue": 100.0, "green": 0.0}
+
+
 def test_cancelling_the_workflow_rolls_the_job_back(runner: Runner, place: Place, users: Users) -> None:
     with runner.acting("v2") as running:
         place.until("the first traffic", lambda state: state["phase"] == "STEP")
@@ -198,7 +244,10 @@ def test_a_cluster_that_is_not_reached_and_a_namespace_that_is_missing_are_told(
     assert ran.jobs == {"Roll out": "failure"}
     assert f"namespace {place.namespace}:" in ran.log
     assert "is the API server reachable from this runner, and does it trust this job?" in ran.log, ran.log
-    ran = runner.act("v2", namespace="nowhere")
+    ran = runner.act("v2", namespace="nowhere")  # it has rights in its own namespace alone
+    assert ran.jobs == {"Roll out": "failure"}
+    assert "its account may not read this namespace, or there is none" in ran.log, ran.log
+    ran = runner.act("v2", namespace="nowhere", KUBECONFIG=str(place.cluster.kubeconfig))
     assert ran.jobs == {"Roll out": "failure"}
     assert "namespace nowhere: " in ran.log
     assert "make it first: kubectl apply --server-side --field-manager=git -k k8s/overlays/" in ran.log, ran.log

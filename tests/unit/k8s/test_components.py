@@ -25,7 +25,7 @@ VERSIONS = tuple(f"1.{minor}" for minor in range(30, 38))
 SLOTS = ("blue", "green")
 TOGETHER = (
     *("autoscaling-keda", "batch", "controller", "evals", "external-secrets", "inference-pool", "load", "mig"),
-    *("model-huggingface", "model-oci", "model-s3", "monitoring", "spot", "vpa", "watchdog", "zones"),
+    *("model-huggingface", "model-oci", "model-s3", "monitoring", "spot", "vpa", "watchdog", "workflow", "zones"),
 )
 """As many components as go together: one of each kind that docs/kubernetes.md calls exclusive."""
 COMBINATIONS = [
