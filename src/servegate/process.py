@@ -14,7 +14,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -185,15 +184,3 @@ def free_ports(count: int, host: str = "127.0.0.1") -> list[int]:
 def python(*arguments: str) -> list[str]:
     """Command line of this interpreter."""
     return [sys.executable, *arguments]
-
-
-def wait_until_exit(pid: int, timeout: float) -> bool:
-    """Whether a process that need not be our child is gone within `timeout` seconds."""
-    deadline = time.monotonic() + timeout
-    while time.monotonic() < deadline:
-        try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
-            return True
-        time.sleep(0.02)
-    return False

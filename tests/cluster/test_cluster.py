@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from processes import wait_until_exit
 
 from cluster import Cluster
 from servegate.endpoint import request
-from servegate.process import wait_until_exit
 
 
 def pod(name: str, namespace: str, image: str = "servegate.test/pause", **spec: object) -> dict[str, object]:

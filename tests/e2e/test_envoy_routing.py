@@ -17,10 +17,11 @@ from pathlib import Path
 import pytest
 import urllib3
 from envoy_plane import BACKEND, Plane, answers, plane_in, until
+from processes import wait_until_exit
 
 from servegate.endpoint import request
 from servegate.errors import InfrastructureError
-from servegate.process import Child, free_ports, wait_until_exit
+from servegate.process import Child, free_ports
 from servegate.rollout.ports import FencedError
 from servegate.rollout.routers.envoy import EnvoyConfig, start_envoy
 

@@ -13,13 +13,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from processes import wait_until_exit
 
 from servegate.contract import sha256_file
 from servegate.endpoint import Endpoint
 from servegate.errors import InfrastructureError
 from servegate.loadtest import LoadedProfile, RecordTail, load_profile, run, traffic
 from servegate.loadtest.launch import LoadProcess
-from servegate.process import Child, free_ports, python, wait_until_exit
+from servegate.process import Child, free_ports, python
 from servegate.report.model import Report, Subject
 from servegate.report.records import RequestRecord, read_records
 

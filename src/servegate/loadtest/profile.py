@@ -7,13 +7,13 @@ depend on what the files mean, not on how they are laid out or where they lie.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from servegate.config import Config, load, validate
+from servegate.config import Config, load
 from servegate.contract import canonical_json, sha256, write_atomic
 from servegate.errors import ConfigError
 from servegate.loadtest.prompts import Prompt, load_prompts
@@ -92,16 +92,6 @@ class LoadedProfile:
     prompts: tuple[Prompt, ...]
     profile_sha256: str
     prompts_sha256: str
-
-    def with_changes(self, **changes: object) -> LoadedProfile:
-        """The same with other values of the profile's fields, validated; such as `duration="5s"`.
-
-        Raises:
-            ConfigError: a value is not allowed.
-        """
-        data = self.profile.model_dump(mode="json") | changes
-        profile = validate(data, Profile, str(self.path))
-        return replace(self, profile=profile, profile_sha256=_profile_digest(profile))
 
     def write(self, folder: Path) -> Path:
         """Write `profile.json` and `prompts.jsonl`, which read back as the same; the path of the first.

@@ -44,9 +44,7 @@ if TYPE_CHECKING:
 __all__ = ["Defect", "ReleaseStory", "document", "page"]
 
 MAX_EVENTS = 200
-MAX_ITEMS = 40
 MAX_MEASURES = 200
-MAX_ANSWER = 600
 
 # A number and its unit stay on one line.
 _UNIT = re.compile(r"(\d) (?=(?:%|pp|ms|s|min|h|tokens/s|requests/s)(?!\w))")

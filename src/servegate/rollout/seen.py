@@ -117,19 +117,6 @@ class SlotDelta(Contract):
         good = (self.requests or 0.0) - (self.failures or 0.0) - self.set_apart - (self.rejected or 0.0)
         return True if good > 0 else None
 
-    @property
-    def failures_by_kind(self) -> dict[str, float]:
-        """The failures told apart, kinds that happened only; for people, not for judging."""
-        known = {
-            "connect": self.counters.get("gateway_connect_failures", 0.0) if self.gateway else 0.0,
-            "timeout": self.counters.get("gateway_timeouts", 0.0) if self.gateway else 0.0,
-            "reset": self.counters.get("gateway_resets", 0.0) if self.gateway else 0.0,
-            "stream_error": self.counters.get("finished_error", 0.0),
-            "rejected": self.rejected or 0.0,
-        }
-        known["http_5xx"] = self._answered_5xx - known["connect"] - known["timeout"] - known["rejected"]
-        return {kind: count for kind, count in known.items() if count > 0}
-
     def event(self, name: str) -> tuple[float, float] | None:
         """How often something happened, and to how many requests it could have; None when it is not measured."""
         count = self.counters.get

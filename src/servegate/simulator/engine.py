@@ -91,7 +91,6 @@ class StepOutput:
     emitted: list[tuple[Generation, float | None]] = field(default_factory=list)
     """Requests with a new token, and when they had their last one (None: this is the first)."""
     finished: list[Generation] = field(default_factory=list)
-    ended_at: float = 0.0
     prefill_tokens: int = 0
     ran: bool = False
 
@@ -172,7 +171,7 @@ class Engine:
 
     def step(self, now: float) -> StepOutput:
         """Finish the step that has ended by `now`, if any, and begin the next one, if there is work."""
-        out = StepOutput(ended_at=now)
+        out = StepOutput()
         begin = now
         if self._ends_at is not None:
             if now < self._ends_at:

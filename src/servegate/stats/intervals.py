@@ -68,19 +68,6 @@ def wilson(successes: float, n: float, level: float = 0.95) -> Interval:
     return Interval(low, high, level, "wilson")
 
 
-def clopper_pearson(successes: int, n: int, level: float = 0.95) -> Interval:
-    """Exact interval of a proportion (Clopper and Pearson, Biometrika 26:404, 1934): coverage is never below level.
-
-    Raises:
-        ValueError: as `wilson`.
-    """
-    check_counts(successes, n)
-    tail = (1 - check_level(level)) / 2
-    low = 0.0 if successes == 0 else special.betaincinv(successes, n - successes + 1, tail)
-    high = 1.0 if successes == n else special.betaincinv(successes + 1, n - successes, 1 - tail)
-    return Interval(low, high, level, "clopper-pearson")
-
-
 def mean(values: ArrayLike, level: float = 0.95, clusters: Sequence[object] | None = None) -> Interval:
     """Student's t interval of a mean; cluster-robust when `clusters` are given.
 

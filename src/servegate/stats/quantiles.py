@@ -62,15 +62,6 @@ def order_statistic_ranks(n: int, p: float, level: float = 0.95) -> tuple[int, i
     return (low, high) if low >= 1 and high <= n else None
 
 
-def smallest_n(p: float, level: float = 0.95) -> int:
-    """How many independent values bound the p-quantile on both sides: max(p, 1-p)^n <= (1 - level) / 2."""
-    _check(p, level)
-    n = int(np.ceil(np.log((1 - level) / 2) / np.log(max(p, 1 - p))))
-    while order_statistic_ranks(n, p, level) is None:
-        n += 1
-    return n
-
-
 def clustered_interval(groups: Sequence[ArrayLike], p: float, level: float = 0.95) -> Bounds | None:
     """Interval for the p-quantile of pooled values that come in independent groups.
 

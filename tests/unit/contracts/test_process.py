@@ -9,9 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from processes import wait_until_exit
 
 from servegate.errors import InfrastructureError
-from servegate.process import Child, free_ports, python, tail, wait_until_exit
+from servegate.process import Child, free_ports, python, tail
 
 
 def grandchild(log: Path) -> int:

@@ -11,10 +11,10 @@ import threading
 from pathlib import Path
 
 import pytest
+from processes import wait_until_exit
 
 from servegate.evals.scorers import _helper, bounded
 from servegate.evals.scorers.base import ScoringError
-from servegate.process import wait_until_exit
 
 
 def search(helper: bounded.Helper, pattern: str, text: str) -> bool:

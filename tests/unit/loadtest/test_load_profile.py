@@ -72,15 +72,6 @@ def test_the_digest_is_of_the_meaning(tmp_path: Path) -> None:
     assert other.prompts_sha256 != first.prompts_sha256
 
 
-def test_changes_are_validated(tmp_path: Path) -> None:
-    loaded = load_profile(written(tmp_path))
-    changed = loaded.with_changes(duration="5s", seed=3)
-    assert (changed.profile.duration, changed.profile.seed) == (5.0, 3)
-    assert changed.profile_sha256 != loaded.profile_sha256
-    with pytest.raises(ConfigError, match="unit"):
-        loaded.with_changes(duration=5)
-
-
 @pytest.mark.parametrize(
     ("old", "new", "line", "said"),
     [

@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from processes import wait_until_exit
 
 from servegate.endpoint import request
 from servegate.errors import InfrastructureError
-from servegate.process import free_ports, wait_until_exit
+from servegate.process import free_ports
 from servegate.release import Engine, Model, Release
 from servegate.rollout.workloads.processes import Launch, ProcessWorkload
 

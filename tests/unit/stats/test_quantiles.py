@@ -14,7 +14,6 @@ from servegate.stats.quantiles import (
     order_statistic_interval,
     order_statistic_ranks,
     quantile,
-    smallest_n,
 )
 
 
@@ -75,8 +74,7 @@ def test_interval_covers_as_often_as_it_says_for_a_skewed_law() -> None:
 
 
 @pytest.mark.parametrize(("p", "n"), [(0.5, 6), (0.95, 72), (0.99, 368), (0.01, 368)])
-def test_smallest_n_is_where_an_interval_begins_to_exist(p: float, n: int) -> None:
-    assert smallest_n(p) == n
+def test_an_interval_exists_from_the_smallest_n_on(p: float, n: int) -> None:
     assert order_statistic_ranks(n, p) is not None
     assert order_statistic_ranks(n - 1, p) is None
 
