@@ -37,6 +37,7 @@ jobs:
     name: Rollout
     uses: ./.github/workflows/rollout.yml
     permissions:
+      actions: read
       contents: read
       packages: read
       id-token: write

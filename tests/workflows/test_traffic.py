@@ -28,6 +28,7 @@ jobs:
     name: Rollout
     uses: ./.github/workflows/rollout.yml
     permissions:
+      actions: read
       contents: read
       packages: read
       id-token: write
@@ -162,6 +163,27 @@ def test_an_environment_that_is_not_configured_is_told(repository: Repository, w
     given = {"environment": "staging", "reason": "r"}
     ran = repository.act("workflow_dispatch", "rollback.yml", {"inputs": given}, env=world.env, inputs=given)
     assert "set the variable SERVEGATE_STORE in environment staging-rollback" in ran.log
+
+
+@pytest.mark.parametrize(
+    ("environments", "said"),
+    [
+        ("staging production", "environment production has no required reviewers: nobody was asked before users"),
+        ("staging", "who approves environment production cannot be seen from here"),
+        ("production:reviewed", ""),
+    ],
+)
+def test_a_rollout_that_nobody_was_asked_about_says_so(
+    repository: Repository, world: Any, tmp_path: Path, environments: str, said: str
+) -> None:
+    """By itself it is told and goes on, here as far as its release, which is missing."""
+    nowhere: Any = type("Nowhere", (), {"folder": tmp_path, "store": tmp_path / "store"})()
+    caller(repository, nowhere, "v2")
+    ran = repository.act("push", "roller.yml", {}, env={**world.env, "GH_ENVIRONMENTS": environments})
+    assert ran.jobs == {"Roll out": "failure"}
+    assert "Success - Main Who was asked" in ran.log, ran.log
+    warnings = [line for line in ran.log.splitlines() if "::warning title=servegate::" in line]
+    assert [said in line for line in warnings] == ([True] if said else []), ran.log
 
 
 DRILLER = """

@@ -15,9 +15,9 @@ SETTINGS = (
     "variable     SERVEGATE_CONTROLLER_IMAGE image of the rollout's controller, by digest",
     "variable     SERVEGATE_EVAL_URL         server that the scheduled evaluation asks",
     "environment  staging",
-    "environment  production                 with the people who approve a rollout as reviewers",
-    "environment  release                    with the people who approve a release as reviewers",
-    "environment  production-rollback, staging-rollback, without reviewers: nobody is waited for",
+    "environment  production                 with the people who approve a rollout as reviewers, for tags v*",
+    "environment  release                    with the people who approve a release as reviewers, for tags v*",
+    "environment  production-rollback, staging-rollback, without reviewers; production's for the default branch alone",
     "file         trust.yaml                 whose verdicts count: docs/verdicts.md",
     "Actions      default permissions of the token: read repository contents",
 )

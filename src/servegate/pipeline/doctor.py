@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
@@ -36,6 +36,13 @@ ENVIRONMENTS: Mapping[str, bool | None] = {
     "staging-rollback": False,
 }
 """Environments that the workflows use, and whether they must have reviewers."""
+LIMITED: Mapping[str, str] = {
+    "release": "selected, tags v*",
+    "production": "selected, tags v*",
+    "production-rollback": "selected, the default branch",
+}
+"""Environments whose identity may change what users get, and what may run in them."""
+STORE = "SERVEGATE_STORE"
 
 
 class State(StrEnum):
@@ -136,14 +143,14 @@ def github(repository: str, client: Client) -> Iterator[Finding]:
     def ask(path: str) -> Any:
         return client.get(f"/repos/{repository}{path}")
 
-    variables = {item["name"] for item in ask("/actions/variables").get("variables", ())}
+    variables = _variables(ask, "/actions")
     if "SERVEGATE_EVAL_URL" in variables:
         yield Finding("github", "SERVEGATE_EVAL_URL", State.OK, "set")
     else:
         todo = "Settings › Secrets and variables › Actions › Variables: the server that is evaluated"
         yield Finding("github", "SERVEGATE_EVAL_URL", State.MISSING, "not set", todo)
     for name, wanted in ENVIRONMENTS.items():
-        yield _environment(name, wanted, ask)
+        yield from _environment(name, wanted, ask, variables)
     default = ask("/actions/permissions/workflow").get("default_workflow_permissions")
     yield Finding(
         "github",
@@ -154,22 +161,45 @@ def github(repository: str, client: Client) -> Iterator[Finding]:
     )
 
 
-def _environment(name: str, wanted: bool | None, ask: Callable[[str], Any]) -> Finding:
-    """An environment, and whether it has reviewers where it must (True) or must not (False) have them."""
+def _variables(ask: Callable[[str], Any], place: str) -> set[str]:
+    """Names of the variables of the repository, or of an environment; 30 are all that one page holds."""
+    found: set[str] = set()
+    page = 1
+    while len(part := ask(f"{place}/variables?per_page=30&page={page}").get("variables", ())) == 30:
+        found |= {item["name"] for item in part}
+        page += 1
+    return found | {item["name"] for item in part}
+
+
+def _environment(name: str, wanted: bool | None, ask: Callable[[str], Any], repository: Set[str]) -> Iterator[Finding]:
+    """An environment: reviewers where it must (True) or must not (False) have them, who may run in it, its store.
+
+    Args:
+        repository: names of the variables that all environments have.
+    """
     what = f"environment {name}"
     try:
-        rules = [rule["type"] for rule in ask(f"/environments/{name}").get("protection_rules", ())]
+        found = ask(f"/environments/{name}")
     except RefusedError as error:
         if error.status != 404:
             raise
         more = " and add required reviewers" if wanted else ""
-        return Finding("github", what, State.MISSING, "not there", f"Settings › Environments: make `{name}`{more}")
-    reviewed = "required_reviewers" in rules
+        yield Finding("github", what, State.MISSING, "not there", f"Settings › Environments: make `{name}`{more}")
+        return
+    reviewed = "required_reviewers" in [rule["type"] for rule in found.get("protection_rules", ())]
     said = "has reviewers" if reviewed else "has no reviewers"
+    settings = f"Settings › Environments › {name}"
     if wanted is None or reviewed is wanted:
-        return Finding("github", what, State.OK, said)
-    todo = "add required reviewers" if wanted else "remove its reviewers: a rollback must not wait for anybody"
-    return Finding("github", what, State.WRONG, said, f"Settings › Environments › {name}: {todo}")
+        yield Finding("github", what, State.OK, said)
+    else:
+        todo = "add required reviewers" if wanted else "remove its reviewers: a rollback must not wait for anybody"
+        yield Finding("github", what, State.WRONG, said, f"{settings}: {todo}")
+    if name in LIMITED and found.get("deployment_branch_policy") is None:
+        todo = f"{settings} › Deployment branches and tags: {LIMITED[name]}"
+        yield Finding("github", what, State.WRONG, "a workflow of any branch may run in it", todo)
+    if name != "release" and STORE not in repository | _variables(ask, f"/environments/{name}"):
+        todo = f"{settings} › Environment variables: {STORE}, such as kubernetes:llm"
+        yield Finding("github", what, State.MISSING, f"{STORE} is not set", todo)
 
 
 def server(endpoint: Endpoint) -> Iterator[Finding]:

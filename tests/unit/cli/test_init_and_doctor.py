@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs
 
 import pytest
 
@@ -165,9 +166,13 @@ class _GitHub:
         self.answers = answers
 
     def get(self, path: str) -> Any:
-        found = self.answers[path.removeprefix("/repos/team/chat")]
+        path, _, query = path.removeprefix("/repos/team/chat").partition("?")
+        found = self.answers[path]
         if isinstance(found, Exception):
             raise found
+        if "variables" in found:
+            page, size = (int(parse_qs(query)[key][0]) for key in ("page", "per_page"))
+            found = {"variables": found["variables"][(page - 1) * min(size, 30) : page * min(size, 30)]}
         return found
 
 
@@ -178,10 +183,14 @@ def settings_of(answers: dict[str, Any]) -> list[Finding]:
 def test_settings_on_github_are_looked_at() -> None:
     reviewed = {"protection_rules": [{"type": "required_reviewers"}]}
     names = ("release", "production", "staging", "production-rollback", "staging-rollback")
+    limited = {"deployment_branch_policy": {"protected_branches": False, "custom_branch_policies": True}}
+    store = {"variables": [{"name": "SERVEGATE_STORE", "value": "kubernetes:llm"}]}
+    others = [{"name": f"OTHER_{number}", "value": "x"} for number in range(40)]  # more than GitHub puts on one page
     good = {
-        "/actions/variables": {"variables": [{"name": "SERVEGATE_EVAL_URL", "value": "https://x"}]},
-        **{f"/environments/{name}": {"protection_rules": []} for name in names},
-        **{f"/environments/{name}": reviewed for name in names[:2]},
+        "/actions/variables": {"variables": [*others, {"name": "SERVEGATE_EVAL_URL", "value": "https://x"}]},
+        **{f"/environments/{name}": {"protection_rules": [], **limited} for name in names},
+        **{f"/environments/{name}": {**reviewed, **limited} for name in names[:2]},
+        **{f"/environments/{name}/variables": store for name in names[1:]},
         "/actions/permissions/workflow": {"default_workflow_permissions": "read"},
     }
     assert {item.state for item in settings_of(good)} == {State.OK}
@@ -193,9 +202,28 @@ def test_settings_on_github_are_looked_at() -> None:
     assert [item.state for item in settings_of(bad)] == [*[State.MISSING] * 6, State.WRONG]
     assert all(item.todo.startswith("Settings ›") for item in settings_of(bad))
     for name, rules, said in (
-        ("release", {"protection_rules": []}, "has no reviewers"),
-        ("production", {"protection_rules": []}, "has no reviewers"),
-        ("production-rollback", reviewed, "has reviewers"),
+        ("release", {"protection_rules": [], **limited}, "has no reviewers"),
+        ("production", {"protection_rules": [], **limited}, "has no reviewers"),
+        ("production-rollback", {**reviewed, **limited}, "has reviewers"),
+        # A branch that anybody may push, with a workflow that names this environment, has its identity.
+        ("production", {**reviewed, "deployment_branch_policy": None}, "a workflow of any branch may run in it"),
+        ("production-rollback", {"protection_rules": []}, "a workflow of any branch may run in it"),
     ):
         (wrong,) = (item for item in settings_of({**good, f"/environments/{name}": rules}) if item.state is State.WRONG)
         assert (wrong.what, wrong.found) == (f"environment {name}", said)
+
+
+def test_an_environment_without_a_store_is_told_and_one_for_all_will_do() -> None:
+    made = {"protection_rules": [], "deployment_branch_policy": {"protected_branches": True}}
+    names = tuple(doctor.ENVIRONMENTS)
+    answers: dict[str, Any] = {
+        "/actions/variables": {"variables": []},
+        **{f"/environments/{name}": made for name in names},
+        **{f"/environments/{name}/variables": {"variables": []} for name in names},
+        "/actions/permissions/workflow": {"default_workflow_permissions": "read"},
+    }
+    told = [item.what for item in settings_of(answers) if item.found == "SERVEGATE_STORE is not set"]
+    assert told == [f"environment {name}" for name in names if name != "release"]
+    everywhere = {"variables": [{"name": "SERVEGATE_STORE", "value": "kubernetes:llm"}]}
+    answers["/actions/variables"] = everywhere
+    assert not [item for item in settings_of(answers) if "SERVEGATE_STORE" in item.found]
