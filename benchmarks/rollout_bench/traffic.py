@@ -260,7 +260,7 @@ def draw(scenario: Scenario, rate: float, runs: int, seed: int) -> Draws:
     difference = np.where(items < worse, -1.0, np.where(items < worse + (DISCORD + both[0].quality) / 2, 1.0, 0.0))
     load = np.broadcast_to(both[0].rate / both[1].rate, (runs, TICKS))
     columns = list(zip(*per_slot, strict=True))
-    return Draws(rate, share, *columns, load=load, items=difference)  # type: ignore[arg-type]
+    return Draws(rate, share, *columns, load=load, items=difference)
 
 
 def _serve(

@@ -125,7 +125,7 @@ class Child:
         """Signal the group; False when nobody is left in it."""
         try:
             os.killpg(self.pid, number)
-        except (ProcessLookupError, PermissionError):
+        except (ProcessLookupError, PermissionError):  # the latter: the id is somebody else's by now
             return False
         return True
 
@@ -173,7 +173,7 @@ def free_ports(count: int, host: str = "127.0.0.1") -> list[int]:
         with socket.socket() as probe:
             try:
                 probe.bind((host, port))
-            except OSError:
+            except OSError:  # taken
                 continue
             found.append(port)
     if len(found) < count:

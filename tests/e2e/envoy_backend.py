@@ -96,7 +96,7 @@ class Handler(BaseHTTPRequestHandler):
             time.sleep(milliseconds / 10_000)
         self.wfile.write(b"0\r\n\r\n")
 
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002  the name is the base class's
         pass
 
 

@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -183,7 +184,7 @@ def test_a_replica_that_died_is_left_out_while_another_lives(tmp_path: Path) -> 
     envoy = None
     try:
         for port in (one, two):
-            until(lambda port=port: answers(f"http://127.0.0.1:{port}/up"))  # type: ignore[misc]
+            until(partial(answers, f"http://127.0.0.1:{port}/up"))
         envoy = start_envoy(EnvoyConfig(tmp_path / "envoy", front, admin, {"blue": [one, two]}), {"blue": 100.0})
         backends[0].stop(grace=0.0)
         clusters = f"{envoy.admin}/clusters"

@@ -156,7 +156,8 @@ def test_an_emergency_needs_only_a_pass_of_its_time(desk: Desk) -> None:
     never = pushed(desk, "emergency", content="never")
     assert desk.verify(never, *hurry).returncode == 3
     assert desk.verify(never, *hurry, "--override").returncode == 0
-    away = of.model_copy(update={"image": of.image.model_copy(update={"repository": "127.0.0.1:9/a/chat"})})  # type: ignore[union-attr]
+    assert of.image is not None
+    away = of.model_copy(update={"image": of.image.model_copy(update={"repository": "127.0.0.1:9/a/chat"})})
     silent = desk.verify(away)
     assert (silent.returncode, silent.stdout) == (4, "")
     assert "cosign: asking the registry failed" in silent.stderr

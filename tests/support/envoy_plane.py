@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from servegate.endpoint import request
@@ -58,7 +59,7 @@ def plane_in(tmp_path: Path) -> Iterator[Plane]:
     envoy = None
     try:
         for port in slots.values():
-            until(lambda port=port: answers(f"http://127.0.0.1:{port}/up"))  # type: ignore[misc]
+            until(partial(answers, f"http://127.0.0.1:{port}/up"))
         config = EnvoyConfig(
             tmp_path / "envoy", ports[0], ports[1], {slot: [port] for slot, port in slots.items()}, idle_timeout=2.0
         )

@@ -46,7 +46,7 @@ class FakePrometheus:
             def date_time_string(self, timestamp: float | None = None) -> str:
                 return formatdate((timestamp or time.time()) + fake.date_offset, usegmt=True)
 
-            def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+            def log_message(self, format: str, *args: object) -> None:  # noqa: A002  the name is the base class's
                 pass
 
         self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
@@ -67,7 +67,7 @@ class FakePrometheus:
         for line in text.strip().splitlines():
             if line.startswith("#"):
                 continue
-            name, labels, value = re.match(r"([^{ ]+)(?:\{(.*)\})? (\S+)$", line).groups()  # type: ignore[union-attr]
+            name, labels, value = _parts(r"([^{ ]+)(?:\{(.*)\})? (\S+)$", line)
             own = dict(re.findall(r'([a-z_]+)="([^"]*)"', labels or ""))
             self.add(at, name, value, **own, **target)
         self.add(at, "up", "1", **target)
@@ -78,7 +78,7 @@ class FakePrometheus:
 
     def answer(self, handler: http.server.BaseHTTPRequestHandler, path: str, query: dict[str, list[str]]) -> None:
         if path == "/api/v1/query":
-            selector, window = re.match(r"(.*)\[(\d+)ms\]$", query["query"][0]).groups()  # type: ignore[union-attr]
+            selector, window = _parts(r"(.*)\[(\d+)ms\]$", query["query"][0])
             at = float(query["time"][0])
             rows = [
                 {
@@ -129,3 +129,9 @@ def send(
     handler.send_header("content-length", str(len(body)))
     handler.end_headers()
     handler.wfile.write(body)
+
+
+def _parts(pattern: str, text: str) -> tuple[Any, ...]:
+    found = re.match(pattern, text)
+    assert found is not None, text
+    return found.groups()

@@ -161,7 +161,7 @@ def _handler(github: GitHub) -> type[BaseHTTPRequestHandler]:
 
         do_GET = do_POST = do_PATCH = _serve  # noqa: N815  the names http.server calls
 
-        def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002  the name is the base class's
             """Nothing: the tests look at `seen`."""
 
     return Handler

@@ -116,7 +116,7 @@ def claimed(wanted: Path) -> Iterator[Place]:
         with stream:
             try:
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
+            except OSError:  # another demo works there
                 continue
             try:
                 if root.exists():

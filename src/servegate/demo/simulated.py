@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import Literal
 
 from servegate import __version__
@@ -49,10 +50,8 @@ class Simulated:
     def prepare(self, progress: Callable[[str], None]) -> None:
         """Nothing to download; the extra must be installed."""
         progress("part of the package")
-        try:
-            import aiohttp  # noqa: F401
-        except ImportError as error:
-            raise ConfigError("the simulator needs the extra `serving`: pip install 'servegate[serving]'") from error
+        if find_spec("aiohttp") is None:
+            raise ConfigError("the simulator needs the extra `serving`: pip install 'servegate[serving]'")
 
     def releases(self) -> tuple[Release, Release, Release]:
         """v1 serves; v2 takes larger batches; v3 is v2 with another seed, and a defect that is not in its arguments."""

@@ -217,7 +217,7 @@ class _Tail:
             with self._path.open("rb") as stream:
                 stream.seek(self._seen)
                 text = stream.read()
-        except OSError:
+        except OSError:  # pip has written nothing yet
             return
         complete = text[: text.rfind(b"\n") + 1]
         self._seen += len(complete)
@@ -256,7 +256,7 @@ def installed_torch(version: str) -> Path | None:
         try:
             done = subprocess.run([python, "-c", _FIND_TORCH], capture_output=True, text=True, timeout=30, check=True)
             found, has, site = json.loads(done.stdout)
-        except (OSError, subprocess.SubprocessError, ValueError):
+        except (OSError, subprocess.SubprocessError, ValueError):  # it has no torch
             continue
         if tuple(found) == sys.version_info[:2] and has.partition("+")[0] == version:
             return Path(site).resolve()

@@ -158,7 +158,7 @@ def _readable(path: Path) -> Iterator[EvalRecord]:
             try:
                 record = EvalRecord.model_validate_json(line)
             except ValidationError as error:
-                if number == len(lines):
+                if number == len(lines):  # torn: the writer was killed
                     return
                 raise ConfigError(f"{path}:{number}: not an EvalRecord") from error
             yield record

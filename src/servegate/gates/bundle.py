@@ -118,7 +118,7 @@ def signed_by(bundle: Bundle, key: EllipticCurvePublicKey) -> bool:
     for signature in bundle.signatures:
         try:
             key.verify(signature, _to_sign(bundle.payload), ec.ECDSA(SHA256()))
-        except InvalidSignature:
+        except InvalidSignature:  # by another key
             continue
         return True
     return False

@@ -321,7 +321,7 @@ def _least(good: Callable[[float], bool], start: float) -> float | None:
 def _holds(good: Callable[[float], bool], at: float) -> bool:
     try:
         return good(at)
-    except ValueError:
+    except ValueError:  # no such value is possible
         return False
 
 

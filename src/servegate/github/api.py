@@ -160,7 +160,7 @@ class Client:
                     total=3, connect=0, read=0, status=0, other=0, redirect=3, respect_retry_after_header=False
                 ),
             )
-        except urllib3.exceptions.HTTPError:
+        except urllib3.exceptions.HTTPError:  # no answer: the caller tries again, and tells
             return None
 
 

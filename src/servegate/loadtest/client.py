@@ -93,7 +93,7 @@ class StreamClient:
         self._head = (head + "".join(f"{name}: {value}\r\n" for name, value in lines.items())).encode("latin-1")
         count = self.connections
 
-        # mypy knows no base class that is chosen at run time.
+        # The type checker knows no base class that is chosen at run time.
         class Pool(SSLConnectionPool if secure else ConnectionPool):  # type: ignore[misc]
             """Counts what it opens; small requests leave at once."""
 
@@ -221,7 +221,7 @@ class StreamClient:
                 if not data:
                     break
         except (OSError, HTTPParseError):
-            pass
+            pass  # the request has failed already; what came of its reason is shown
         outcome.body_bytes = len(text)
         if not outcome.detail:
             shown = text[:200].decode("utf-8", "replace")

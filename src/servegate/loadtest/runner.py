@@ -95,7 +95,7 @@ def _follow(
 def _alive(endpoint: Endpoint) -> bool:
     try:
         return endpoint.get("/v1/models")[0] < 500
-    except InfrastructureError:
+    except InfrastructureError:  # that is the answer
         return False
 
 

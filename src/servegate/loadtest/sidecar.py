@@ -70,7 +70,7 @@ class RecordTail:
             with self.path.open("rb") as stream:
                 stream.seek(self._offset)
                 data = stream.read()
-        except FileNotFoundError:
+        except FileNotFoundError:  # no request has ended yet
             return []
         except OSError as error:
             raise InfrastructureError(f"{self.path}: cannot be read: {error.strerror}") from error
@@ -104,7 +104,7 @@ def trim(path: Path) -> None:
                     break
                 end = start
             stream.truncate(end)
-    except FileNotFoundError:
+    except FileNotFoundError:  # no request has ended: no line is torn
         return
     except OSError as error:
         raise InfrastructureError(f"{path}: cannot be read: {error.strerror}") from error

@@ -89,7 +89,7 @@ def image(root: Path) -> Iterator[Finding]:
         yield _valid("image", "Dockerfile", partial(bases, dockerfile))
         try:
             versions = {found[1] for found in map(_BASE_VERSION.search, bases(dockerfile).values()) if found}
-        except ConfigError:
+        except ConfigError:  # told above
             versions = set()
     else:
         yield Finding("image", "Dockerfile", State.MISSING, "not there", "servegate init writes it")
@@ -99,7 +99,7 @@ def image(root: Path) -> Iterator[Finding]:
     yield _valid("image", "release.yaml", partial(load, file, Release))
     try:
         engine = load(file, Release).engine
-    except ConfigError:
+    except ConfigError:  # told above
         return
     if engine.name == "vllm" and versions and versions != {engine.version}:
         yield Finding(
@@ -239,7 +239,7 @@ def _is_place(path: Path) -> bool:
     """A file with a kind says where things are, not what is planned."""
     try:
         return re.search(r"^kind:", path.read_text("utf-8"), re.MULTILINE) is not None
-    except (OSError, UnicodeDecodeError):
+    except (OSError, UnicodeDecodeError):  # whoever reads it as a plan tells
         return False
 
 

@@ -152,7 +152,7 @@ def date(epoch: float) -> str:
     """Date and time, UTC."""
     try:
         return datetime.fromtimestamp(epoch, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-    except (OverflowError, ValueError, OSError):
+    except (OverflowError, ValueError, OSError):  # outside the calendar
         return f"{epoch} s"
 
 

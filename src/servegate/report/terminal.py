@@ -68,7 +68,7 @@ def glyphs(console: Console) -> Glyphs:
     """Unicode signs where the encoding has them, ASCII elsewhere."""
     try:
         "".join(vars(Glyphs()).values()).encode(console.encoding)
-    except (UnicodeEncodeError, LookupError):
+    except (UnicodeEncodeError, LookupError):  # LookupError: an encoding that Python does not know
         return ASCII
     return Glyphs()
 

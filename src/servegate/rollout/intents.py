@@ -217,7 +217,7 @@ def _resolved(turn: Turn, intent: Intent) -> str:
 def _started(key: str) -> float:
     try:
         return float(key.rpartition("@")[2])
-    except ValueError:
+    except ValueError:  # a key without a time: as if it had always been there
         return 0.0
 
 

@@ -49,7 +49,7 @@ def last_line(path: Path) -> str | None:
                     whole = [line for line in lines[:-1] if line]
                     return whole[-1].decode("utf-8", "replace") if whole else None
                 end = start
-    except FileNotFoundError:
+    except FileNotFoundError:  # nothing was written yet
         return None
     except OSError as error:
         raise InfrastructureError(f"{path}: cannot be read: {error.strerror}") from error

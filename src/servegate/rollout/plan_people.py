@@ -109,7 +109,7 @@ def _kind(text: str) -> Kind | None:
     if _DATE.match(text):
         try:
             _date(text)
-        except ValueError:
+        except ValueError:  # such as 2026-02-30
             return None
         return "date"
     return None

@@ -242,7 +242,7 @@ def _buckets(rows: Sequence[tuple[dict[str, str], Floats]]) -> tuple[tuple[float
     try:
         for labels, row in rows:
             by_edge.setdefault(float(labels["le"]), []).append(row)
-    except (KeyError, ValueError):
+    except (KeyError, ValueError):  # a series without a number for its edge: no histogram
         return None
     edges = sorted(by_edge)
     if not edges or edges[-1] != math.inf:

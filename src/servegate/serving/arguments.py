@@ -144,7 +144,7 @@ def _several(value: str) -> list[str] | None:
     if value.lstrip().startswith("["):
         try:
             found = json.loads(value)
-        except ValueError:
+        except ValueError:  # one text that begins with a bracket
             return None
         if isinstance(found, list) and all(isinstance(item, str) for item in found):
             return found

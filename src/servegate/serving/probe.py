@@ -25,7 +25,7 @@ def in_flight(port: int, tls: bool, timeout: float = 2.0) -> Answer:
         status, body = get(port, tls, "/metrics", timeout)
     except ConnectionRefusedError:
         return Answer(None, listening=False)
-    except (OSError, http.client.HTTPException):
+    except (OSError, http.client.HTTPException):  # somebody is there, too busy to say
         return Answer(None, listening=True)
     found = _IN_FLIGHT.findall(body) if status == 200 else []
     return Answer(round(sum(float(value) for value in found)) if found else None, listening=True)

@@ -41,7 +41,7 @@ def _parser_class() -> Any:
     for module in _PARSERS:
         try:
             return import_module(module).FlexibleArgumentParser
-        except (ImportError, AttributeError):
+        except (ImportError, AttributeError):  # this vLLM has it elsewhere
             continue
     raise FlagsError("the base image's vLLM has no FlexibleArgumentParser")
 

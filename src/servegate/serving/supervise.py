@@ -69,7 +69,7 @@ def _reap(engine: int) -> int | None:
     while True:
         try:
             pid, status = os.waitpid(-1, os.WNOHANG)
-        except ChildProcessError:
+        except ChildProcessError:  # none is left
             return ended
         if pid == 0:
             return ended
@@ -80,14 +80,14 @@ def _reap(engine: int) -> int | None:
 def _signal(pid: int, number: signal.Signals) -> None:
     try:
         os.kill(pid, number)
-    except ProcessLookupError:
+    except ProcessLookupError:  # it has ended
         return
 
 
 def _signal_group(pid: int, number: signal.Signals) -> None:
     try:
         os.killpg(pid, number)
-    except (ProcessLookupError, PermissionError):
+    except (ProcessLookupError, PermissionError):  # all of it has ended
         return
 
 

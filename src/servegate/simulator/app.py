@@ -42,7 +42,7 @@ def main(arguments: list[str] | None = None, prog: str = "servegate simulator") 
         return _fail(prog, str(error), USAGE)
     except _StartError as error:
         return _fail(prog, str(error), error.exit_code)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt:  # Ctrl-C before the server has its own handler
         pass
     return 0
 
@@ -125,7 +125,7 @@ async def _slow_start(server: Server, stop: asyncio.Event) -> None:
         try:
             async with asyncio.timeout(seconds):
                 await stop.wait()
-        except TimeoutError:
+        except TimeoutError:  # loaded
             continue
 
 

@@ -331,7 +331,7 @@ def _process_families(page: _Page) -> None:
     try:
         pages = Path("/proc/self/statm").read_text(encoding="ascii").split()
         descriptors = sum(1 for _entry in Path("/proc/self/fd").iterdir())
-    except OSError:
+    except OSError:  # no /proc here
         return
     page_size = resource.getpagesize()
     page.gauge("process_virtual_memory_bytes", "Virtual memory in bytes.", [("", int(pages[0]) * page_size)])

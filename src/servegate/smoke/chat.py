@@ -152,7 +152,7 @@ def _json(data: bytes, what: str) -> Any:
 def _try_json(data: bytes) -> Any:
     try:
         return json.loads(data)
-    except (ValueError, RecursionError):
+    except (ValueError, RecursionError):  # whoever asks says what the answer is instead
         return None
 
 

@@ -149,7 +149,7 @@ class WiredEndpoint(Endpoint):
 
     wire: Wire | None = None
 
-    def get(self, path: str, timeout: float = 5.0) -> tuple[int, bytes]:  # noqa: ARG002
+    def get(self, path: str, timeout: float = 5.0) -> tuple[int, bytes]:  # noqa: ARG002  the wire has a deadline
         """GET a path; (status, body). Raises WireError."""
         assert self.wire is not None
         response = self.wire.send("GET", path)
@@ -158,5 +158,5 @@ class WiredEndpoint(Endpoint):
 
 def _shut(sock: socket.socket, late: threading.Event) -> None:
     late.set()
-    with contextlib.suppress(OSError, ValueError):
+    with contextlib.suppress(OSError, ValueError):  # closed just now
         sock.shutdown(socket.SHUT_RDWR)

@@ -234,7 +234,7 @@ def mde(chance: Callable[[float], Chance], margin: float, guess: float, power: f
     def fails(extra: float) -> float | None:
         try:
             return chance(margin + extra).fails
-        except ValueError:
+        except ValueError:  # no such loss is possible
             return None
 
     def found(extra: float) -> bool:

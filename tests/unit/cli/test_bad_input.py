@@ -134,7 +134,7 @@ def server(request: pytest.FixtureRequest) -> Iterator[str]:
 
         do_POST = do_GET  # noqa: N815  the name is http.server's
 
-        def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002  the name is the base class's
             return
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as served:

@@ -177,6 +177,7 @@ class _GitHub:
 
 
 def settings_of(answers: dict[str, Any]) -> list[Finding]:
+    # The stand-in has of the client what the doctor asks.
     return list(doctor.github("team/chat", _GitHub(answers)))  # type: ignore[arg-type]
 
 

@@ -13,8 +13,9 @@ from servegate.cli import main
 from servegate.contract import canonical_json
 from servegate.process import free_ports
 from servegate.rollout import memory
+from servegate.rollout.controller import Controller
 from servegate.rollout.memory import Memory
-from servegate.rollout.model import Phase, SlotRelease, start
+from servegate.rollout.model import Phase, SlotRelease, State, start
 from servegate.rollout.plan import load_plan
 from servegate.rollout.stores.sqlite import SqliteStore
 
@@ -53,9 +54,9 @@ def remember(store: SqliteStore, verdict: str | None) -> None:
 
 
 def start_again(monkeypatch: pytest.MonkeyPatch, ran: list[Phase]) -> int:
-    def run(controller: object) -> object:
-        ran.append(controller.state.phase)  # type: ignore[attr-defined]
-        return controller.state  # type: ignore[attr-defined]
+    def run(controller: Controller) -> State:
+        ran.append(controller.state.phase)
+        return controller.state
 
     monkeypatch.setattr("servegate.cli.rollout.common.run", run)
     monkeypatch.setattr(

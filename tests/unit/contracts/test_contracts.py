@@ -260,4 +260,5 @@ def test_copies_and_unchecked_contracts_are_those_of_pydantic() -> None:
     assert quick.model_fields_set == {"first", "second"}
     assert quick.third is not _Kept.model_construct(first=2).third
     with pytest.raises(TypeError, match="needs first"):
+        # The type checker sees it as well.
         _Kept.model_construct(second=(3,))  # type: ignore[call-arg]

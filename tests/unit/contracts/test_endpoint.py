@@ -33,7 +33,7 @@ def serve(pages: Pages, release: threading.Event | None = None) -> Iterator[str]
             self.end_headers()
             self.wfile.write(body)
 
-        def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002  the name is the base class's
             return
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)

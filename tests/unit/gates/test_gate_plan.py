@@ -15,9 +15,9 @@ RELEASE = "sha256:" + "a" * 64
 
 
 def policy(**check: Any) -> Policy:
-    data = {"version": 1, "name": "p", "checks": [{"id": "c", "report": "eval", **check}]}
+    data: dict[str, Any] = {"version": 1, "name": "p", "checks": [{"id": "c", "report": "eval", **check}]}
     if check.get("severity") == "warn":
-        data["checks"].append({"id": "d", "report": "eval", "no_findings": "error"})  # type: ignore[attr-defined]
+        data["checks"].append({"id": "d", "report": "eval", "no_findings": "error"})
     return validate(data, Policy, "policy")
 
 

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from github_server import BOT, STRANGER, TOKEN, GitHub, pull, serve
@@ -73,7 +74,7 @@ class Step:
     def event(self, name: str, fork: bool) -> None:
         repository = "mallory/r" if fork else "o/r"
         owner = repository.partition("/")[0]
-        payload: dict[str, object] = {}
+        payload: dict[str, Any] = {}
         if name == "pull_request":
             payload = {"pull_request": {"number": 7, "head": {"sha": SHA, "repo": {"full_name": repository}}}}
         elif name == "workflow_run":
@@ -81,7 +82,7 @@ class Step:
             payload = {
                 "workflow_run": {"event": "pull_request", "head_sha": SHA, "head_branch": "x", "pull_requests": []}
             }
-            payload["workflow_run"]["head_repository"] = head  # type: ignore[index]
+            payload["workflow_run"]["head_repository"] = head
         (self.folder / "event.json").write_text(json.dumps(payload))
 
     def report(self, low: float, high: float, name: str = "v1") -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,7 +20,7 @@ DOCKERFILE = Path(__file__).parents[3] / "Dockerfile"
 
 
 def job(**changed: object) -> Job:
-    given = {
+    given: dict[str, Any] = {
         "context": Path("/context"),
         "tag": "ghcr.io/team/chat:v1",
         "variant": "cuda",
@@ -31,7 +32,7 @@ def job(**changed: object) -> Job:
         "epoch": 7,
         **changed,
     }
-    return Job(**given)  # type: ignore[arg-type]
+    return Job(**given)
 
 
 def test_the_dockerfile_pins_both_bases_of_one_version_by_digest() -> None:

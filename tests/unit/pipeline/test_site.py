@@ -105,7 +105,7 @@ def engine() -> Iterator[str]:
             self.end_headers()
             self.wfile.write(content)
 
-        def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002  the name is the base class's
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)

@@ -21,6 +21,8 @@ parser.add_argument("--ignore-term", action="store_true")
 parser.add_argument("--child", action="store_true")
 parser.add_argument("--finish", type=float)
 options = parser.parse_args()
+healthy = threading.Event()
+healthy.set()
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -34,17 +36,17 @@ class Handler(BaseHTTPRequestHandler):
         elif self.path == "/pid":
             body = str(os.getpid()).encode()
         elif self.path == "/unhealthy":
-            server.unhealthy = True  # type: ignore[attr-defined]
+            healthy.clear()
         elif self.path == "/healthy":
-            server.unhealthy = False  # type: ignore[attr-defined]
-        elif self.path == "/health" and getattr(server, "unhealthy", False):
+            healthy.set()
+        elif self.path == "/health" and not healthy.is_set():
             status = 503
         self.send_response(status)
         self.send_header("content-length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
 
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002  the name is the base class's
         pass
 
 

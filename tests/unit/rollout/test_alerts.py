@@ -121,11 +121,11 @@ def test_other_paths_and_endless_bodies(receiver: Receiver) -> None:
     assert receiver.post(b" " * (MAX_BODY + 1))[0] == 413
 
 
-def test_what_cannot_be_kept_is_to_be_sent_again(receiver: Receiver) -> None:
+def test_what_cannot_be_kept_is_to_be_sent_again(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise InfrastructureError("no space left")
 
-    receiver.store.submit = full  # type: ignore[method-assign, assignment]
+    monkeypatch.setattr(receiver.store, "submit", full)
     assert receiver.post(webhook(alert(severity="page")))[0] == 503
 
 

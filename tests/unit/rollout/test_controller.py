@@ -295,7 +295,9 @@ def test_trouble_in_single_ticks_does_not_end_the_rollout(world: World) -> None:
     assert any("no space left" in notice for notice in world.notices)
 
 
-def test_trouble_in_every_tick_ends_the_loop_and_leaves_everything_as_it_is(world: World) -> None:
+def test_trouble_in_every_tick_ends_the_loop_and_leaves_everything_as_it_is(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     controller = world.controller()
     controller.start(GOOD, STABLE)
     calls = 0
@@ -305,7 +307,7 @@ def test_trouble_in_every_tick_ends_the_loop_and_leaves_everything_as_it_is(worl
         calls += 1
         raise InfrastructureError("no space left")
 
-    world.store.save = broken  # type: ignore[method-assign, assignment]
+    monkeypatch.setattr(world.store, "save", broken)
     with pytest.raises(InfrastructureError, match="no space left"):
         controller.run()
     assert calls == MAX_FAILED_TICKS
@@ -321,7 +323,7 @@ def test_a_timeline_that_cannot_be_written_does_not_keep_traffic_on_a_bad_releas
     assert any("could not be written down" in notice for notice in world.notices)
 
 
-def test_a_save_that_only_seemed_to_fail_is_found_again(world: World) -> None:
+def test_a_save_that_only_seemed_to_fail_is_found_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     controller = world.controller()
     controller.start(GOOD, STABLE)
     save = world.store.save
@@ -335,7 +337,7 @@ def test_a_save_that_only_seemed_to_fail_is_found_again(world: World) -> None:
             raise InfrastructureError("timed out")
         return version
 
-    world.store.save = uncertain  # type: ignore[method-assign, assignment]
+    monkeypatch.setattr(world.store, "save", uncertain)
     assert controller.run().phase is Phase.PROMOTED
     assert world.violations == []
 

@@ -208,6 +208,7 @@ def test_a_controller_killed_at_any_effect_of_a_rollback_is_followed_by_one_that
         promoted(world)
         del world.pods["blue"]
         world.store.submit("rollback", "kim", world.now)
+        # The checker infers no type for a lambda with a default.
         effects = Effects(kill_at=lambda n, _name, _when, moment=moment: n == moment)  # type: ignore[misc]
         with pytest.raises(Killed):
             dying = world.controller(effects, plan=PLAN)

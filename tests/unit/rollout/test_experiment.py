@@ -17,6 +17,7 @@ from servegate.pipeline.events import Looking, read_csv
 from servegate.rollout.experiment import Arms, ExperimentSeen, judge
 from servegate.rollout.model import Arrange, CompareOutputs, OutputsSeen, Phase, ScaleSlot
 from servegate.rollout.plan import Plan
+from servegate.rollout.plan_experiment import CounterEvents
 from servegate.rollout.ports import Arrangement, RouteStatus, Sticky, Weights
 
 P = Phase
@@ -161,13 +162,14 @@ def test_counters_per_slot(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
     rules = experiment(
         guardrails=[], events={"prometheus": "p.yaml", "trials": "t[{window}]", "successes": "s[{window}]"}
     )
-    arms = events.read_counters(rules, rules.events, 90.4, 5.0)  # type: ignore[arg-type]
+    assert isinstance(rules.events, CounterEvents)
+    arms = events.read_counters(rules, rules.events, 90.4, 5.0)
     assert asked == ["t[90s]", "s[90s]", "closed"]
     assert arms.arms["green"].users == 1010
     assert judge(rules, arms, "blue", "green", 0.5).outcome == "better"
     answers["t"] = {"": "5"}
     with pytest.raises(InfrastructureError, match="without the label slot"):
-        events.read_counters(rules, rules.events, 90.4, 5.0)  # type: ignore[arg-type]
+        events.read_counters(rules, rules.events, 90.4, 5.0)
 
 
 # --- plans ------------------------------------------------------------------------------------------------------------

@@ -41,7 +41,7 @@ def direct(folder: Path) -> Pods:
             self.end_headers()
             self.wfile.write(body.encode())
 
-        def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002  the name is the base class's
             pass
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Engine)

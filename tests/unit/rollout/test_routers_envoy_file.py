@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import json
 import math
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -66,7 +65,7 @@ def test_only_route_files_stand_in_the_watched_folder(tmp_path: Path) -> None:
     subject = router(tmp_path)
     for weight in range(1, 20):
         subject.write({"blue": 100.0 - weight, "green": weight}, epoch=1)
-    assert os.listdir(subject.file.parent) == ["routes.json"]  # noqa: PTH208
+    assert [path.name for path in subject.file.parent.iterdir()] == ["routes.json"]
     assert json.loads(subject.file.read_text())["version_info"] == "1.19"
 
 

@@ -37,7 +37,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.server.paths.append(self.path)
         self.server.answer(self)
 
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002  the name is the base class's
         pass
 
 

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from processes import wait_until_exit
@@ -51,10 +52,10 @@ Make = Callable[..., ProcessWorkload]
 def make(tmp_path: Path) -> Iterator[Make]:
     made: list[ProcessWorkload] = []
 
-    def build(**options: object) -> ProcessWorkload:
+    def build(**options: Any) -> ProcessWorkload:
         ports = {"blue": free_ports(1), "green": free_ports(1)}
-        settings: dict[str, object] = {"drain": 0.0, "grace": 5.0, **options}
-        made.append(ProcessWorkload(launcher, ports, tmp_path / "logs", **settings))  # type: ignore[arg-type]
+        settings: dict[str, Any] = {"drain": 0.0, "grace": 5.0, **options}
+        made.append(ProcessWorkload(launcher, ports, tmp_path / "logs", **settings))
         return made[-1]
 
     yield build

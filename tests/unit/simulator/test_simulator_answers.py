@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -16,8 +17,8 @@ KNOWLEDGE = load(DEFAULT_FILE)
 STATUS = {"type": "object", "properties": {"status": {"type": "string"}, "eta_days": {"type": "integer"}}}
 
 
-def say(question: str, mistaken: bool = False, seed: int = 0, **shape: object) -> Answer:
-    return answer(Wanted(question, **shape), KNOWLEDGE, seed=seed, mistaken=mistaken)  # type: ignore[arg-type]
+def say(question: str, mistaken: bool = False, seed: int = 0, **shape: Any) -> Answer:
+    return answer(Wanted(question, **shape), KNOWLEDGE, seed=seed, mistaken=mistaken)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,8 +13,8 @@ from servegate.simulator.engine import Engine, EngineConfig, Generation
 QUIET = {"input_processing": 0.0, "input_noise": 0.0, "step_noise": 0.0}
 
 
-def engine(**changes: object) -> Engine:
-    settings_: dict[str, object] = {
+def engine(**changes: Any) -> Engine:
+    settings_: dict[str, Any] = {
         **QUIET,
         "num_blocks": 64,
         "block_size": 4,
@@ -23,7 +25,7 @@ def engine(**changes: object) -> Engine:
         "decode_step_per_request": 0.001,
         **changes,
     }
-    return Engine(EngineConfig(**settings_))  # type: ignore[arg-type]
+    return Engine(EngineConfig(**settings_))
 
 
 def generation(prompt: int, output: int, name: str = "x") -> Generation:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -74,8 +75,8 @@ def test_nothing_known_is_an_interval_without_ends() -> None:
 
 
 @pytest.mark.parametrize("call", [lambda: half_width(1, 0, 0.05), lambda: half_width(1, 1, 1.5)])
-def test_what_makes_no_sense_is_refused(call: object) -> None:
+def test_what_makes_no_sense_is_refused(call: Callable[[], object]) -> None:
     with pytest.raises(ValueError, match="must be"):
-        call()  # type: ignore[operator]
+        call()
     with pytest.raises(ValueError, match="no sense"):
         sample_ratio_log_e(-1, 2, 0.5)

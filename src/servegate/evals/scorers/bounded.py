@@ -85,7 +85,7 @@ class Helper:
             process.stdin.write(line)
             process.stdin.flush()
             return process.stdout.readline()
-        except BrokenPipeError:
+        except BrokenPipeError:  # it has ended: no answer says so
             return ""
 
     def _start(self) -> subprocess.Popen[str]:
@@ -110,7 +110,7 @@ class Helper:
         process.wait()
         for stream in (process.stdin, process.stdout):
             if stream is not None:
-                with contextlib.suppress(OSError):
+                with contextlib.suppress(OSError):  # what it never read
                     stream.close()
 
 

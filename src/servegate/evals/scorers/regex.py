@@ -44,7 +44,7 @@ class Regex(Config):
             if compiled.pattern == "":
                 raise ValueError("target: an empty pattern is found in every answer")
 
-    def request(self, item: Item) -> dict[str, Any]:  # noqa: ARG002
+    def request(self, item: Item) -> dict[str, Any]:  # noqa: ARG002  other scorers ask for what the item says
         """Adds nothing."""
         return {}
 

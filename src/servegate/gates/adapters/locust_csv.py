@@ -73,5 +73,5 @@ def _row(row: dict[str, str | None]) -> list[Measure]:
 def _float(text: object) -> float | None:
     try:
         return number(float(str(text)))
-    except ValueError:
+    except ValueError:  # N/A, or empty: not measured
         return None

@@ -101,12 +101,12 @@ def _record(row: dict[str, Any], seen: Counter[str]) -> EvalRecord:
 def _digest(value: object) -> str:
     try:
         return sha256(canonical_json(value))
-    except (ValueError, UnicodeEncodeError):
+    except (ValueError, UnicodeEncodeError):  # no canonical form: NaN, or half a surrogate pair
         return sha256(repr(value).encode("utf-8", "backslashreplace"))
 
 
 def _time(text: object) -> float | None:
     try:
         return datetime.fromisoformat(str(text)).astimezone().timestamp()
-    except (ValueError, OverflowError):
+    except (ValueError, OverflowError):  # the time of the report stays open
         return None

@@ -104,5 +104,5 @@ def _latencies(data: dict[str, Any], completed: int, attempted: int) -> list[Mea
 def _date(text: object) -> float | None:
     try:
         return datetime.strptime(str(text), "%Y%m%d-%H%M%S").astimezone().timestamp()
-    except ValueError:
+    except ValueError:  # the time of the report stays open
         return None

@@ -158,7 +158,7 @@ def _said(body: bytes) -> str:
     """What Prometheus says of an error."""
     try:
         said = json.loads(body)["error"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):  # it said nothing; its status stands in the message
         return ""
     return f": {str(said)[:200]}"
 
@@ -166,7 +166,7 @@ def _said(body: bytes) -> str:
 def _skew(date: str | None, now: float) -> float | None:
     try:
         return None if date is None else email.utils.parsedate_to_datetime(date).timestamp() - now
-    except ValueError:
+    except ValueError:  # no date: then nothing is known of its clock
         return None
 
 

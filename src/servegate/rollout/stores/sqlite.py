@@ -217,7 +217,7 @@ class SqliteStore:
         """Which file the path names now. SQLite would go on writing into one that was deleted."""
         try:
             found = self.path.stat()
-        except OSError:
+        except OSError:  # gone: not the file that was opened
             return None
         return found.st_dev, found.st_ino
 

@@ -254,7 +254,7 @@ class ProcessWorkload:
             models = json.loads(body)["data"] if status == 200 else []
             return any(model["id"] == replica.release.model.served_name for model in models)
         except (InfrastructureError, ValueError, KeyError, TypeError):
-            return False
+            return False  # not up, or not this engine: asked again at the next look
 
     def _message(self, item: _Slot, ready: int) -> str:
         if item.leaving:

@@ -259,6 +259,6 @@ def _alive(path: Path) -> bool:
         probe.settimeout(1.0)
         try:
             probe.connect(str(path))
-        except OSError:
+        except OSError:  # nobody listens
             return False
         return True

@@ -167,8 +167,7 @@ class PodRunner(threading.Thread):
             container.launch()
         except NotYetError as error:
             # A volume that is missing keeps the pod in ContainerCreating; a variable is an error of configuration.
-            volume = getattr(error, "volume", False)
-            reason = "ContainerCreating" if volume else "CreateContainerConfigError"
+            reason = "ContainerCreating" if error.volume else "CreateContainerConfigError"
             container.waiting = {"reason": reason, "message": str(error)}
             container.due = time.monotonic() + 0.5
 
@@ -180,7 +179,7 @@ class PodRunner(threading.Thread):
                 claims = self.setting.folder / "claims"
                 sources[volume["name"]] = self.references.volume(volume, self.folder, claims, self.address)
         except NotYetError as error:
-            error.volume = True  # type: ignore[attr-defined]
+            error.volume = True
             raise
         mounts = []
         for item in spec.get("volumeMounts") or ():

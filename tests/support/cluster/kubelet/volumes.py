@@ -12,7 +12,13 @@ Object = dict[str, Any]
 
 
 class NotYetError(Exception):
-    """Something the pod refers to is not there; the kubelet tries again."""
+    """Something the pod refers to is not there; the kubelet tries again.
+
+    Attributes:
+        volume: whether it is a volume.
+    """
+
+    volume = False
 
 
 class References:
