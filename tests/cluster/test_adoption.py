@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import plans
 import pytest
 import yaml
 from act import Ran, Repository
@@ -32,24 +33,9 @@ pytestmark = pytest.mark.timeout(900)
 CONTROLLER = "servegate.test/controller"
 DIGEST = f"sha256:{'0' * 64}"
 HOST = "chat.example.com"
-PLAN = """
-version: 1
-name: short
-tick: 1s
-expect: {requests_per_second: 8}
-alpha: 5%
-steps:
-  - {weight: 10%, min_time: 5s}
-  - {weight: 50%, min_time: 20s}
-  - {weight: 100%, min_time: 3s}
-checks:
-  - {kind: errors-vs-stable, name: errors, share: 70%, interval: 2s, odds_ratio: 1.5}
-  - {kind: errors-slo, name: slo, share: 10%, at_most: 5%, interval: 2s}
-  - {kind: quality, name: answers, share: 20%, suite: evals/suites/support.yaml, items: 88, rate: 2, margin: 5%}
-watchdogs: {unready: 30s, no_data: 60s, route: 30s}
-rollback: {prove: 4s}
-"""
-DRILL = PLAN.replace("min_time: 20s", "min_time: 60s")
+ASKED = (
+    "  - {kind: quality, name: answers, share: 20%, suite: evals/suites/support.yaml, items: 88, rate: 2, margin: 5%}"
+)
 FAULT = "errors:rate=0.5,after=60s"
 """Of the drill's release: late enough to be ready and to have traffic by then, early enough to be found."""
 PROFILE = """
@@ -64,6 +50,11 @@ prompts: ../prompts/support.jsonl
 max_tokens: 16
 seed: 1
 """
+
+
+def plan(half: str) -> str:
+    """With live questions; `half`: least time at 50 %."""
+    return plans.short(share="70%", checks=ASKED, half=half, watchdogs="unready: 30s, no_data: 60s, route: 30s")
 
 
 class Team:
@@ -138,7 +129,7 @@ def _edit(made: Path, world: World) -> None:
     (made / "trust.yaml").write_text(
         "version: 1\nname: production\nsigners: [{name: release workflow, key: release.pub}]\n", "utf-8"
     )
-    (made / "rollout/canary.yaml").write_text(PLAN, "utf-8")
+    (made / "rollout/canary.yaml").write_text(plan(half="20s"), "utf-8")
     (made / "loadtest/profiles/release.yaml").write_text(PROFILE, "utf-8")
     gate = made / "gates/release.yaml"
     gate.write_text(gate.read_text("utf-8").replace("< 500ms", "< 20s").replace("< 100ms", "< 5s"), "utf-8")
@@ -146,7 +137,7 @@ def _edit(made: Path, world: World) -> None:
     image = Image(repository=f"{world.registry}/other/chat", digest="sha256:" + "a" * 64)
     stable = release.model_copy(update={"name": "v0.0.9", "image": image})
     stable.write(made / "stable.yaml")
-    (made / "rollout/drill.yaml").write_text(DRILL, "utf-8")
+    (made / "rollout/drill.yaml").write_text(plan(half="60s"), "utf-8")
     caller = made / ".github/workflows/rollback-drill.yml"
     caller.write_text(caller.read_text("utf-8").replace("rollout/canary.yaml", "rollout/drill.yaml"), "utf-8")
     faulty = stable.model_copy(update={"name": "drill", "args": ("--fault", FAULT)})

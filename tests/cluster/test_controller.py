@@ -7,8 +7,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import plans
 import pytest
-from cluster_place import PLAN, Place, Users
+from cluster_place import Place, Users
 from controllers import component, order, pods, whole
 
 from cluster import Cluster
@@ -16,15 +17,13 @@ from servegate.contract import sha256_file
 from servegate.report.model import Report
 
 pytestmark = pytest.mark.timeout(400)
-LONGER = PLAN.replace("{weight: 50%, min_time: 20s}", "{weight: 50%, min_time: 30s}")
-UNWATCHED = LONGER.replace("watchdogs: {", "watchdogs: {lease: 30s, ")
+UNWATCHED = plans.short(half="30s", watchdogs=f"lease: 30s, {plans.WATCHDOGS}")
 """For the test that is about running out of it."""
 
 
 @pytest.fixture
 def place(cluster: Cluster, tmp_path: Path) -> Iterator[Place]:
-    made = Place(cluster, tmp_path)
-    (tmp_path / "plan.yaml").write_text(LONGER)
+    made = Place(cluster, tmp_path, plan=plans.short(half="30s"))
     yield made
     made.close()
 

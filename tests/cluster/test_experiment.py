@@ -6,6 +6,7 @@ import threading
 import time
 from pathlib import Path
 
+import plans
 import pytest
 import urllib3
 from cluster_place import Place
@@ -14,23 +15,9 @@ from cluster import Cluster
 from servegate.rollout.ports import Arrangement, Sticky
 
 pytestmark = pytest.mark.timeout(400)
-PLAN = """
-version: 1
-name: ab
-strategy: ab
-tick: 1s
-expect: {requests_per_second: 20}
-alpha: 5%
-steps: [{weight: 50%, min_time: 5s}]
-sticky: {by: cookie, name: arm}
-checks: [{kind: errors-slo, name: slo, share: 100%, at_most: 5%, interval: 2s}]
-watchdogs: {unready: 30s, no_data: 60s, route: 30s}
-rollback: {prove: 2s}
-experiment:
-  hypothesis: the second release is liked more
-  primary: {name: liked, event: like, kind: converted, better: higher, baseline: 0.3, effect: 0.4}
-  events: {csv: events.csv}
-"""
+PLAN = plans.experiment(
+    tick="1s", first="5s", interval="2s", prove="2s", watchdogs="unready: 30s, no_data: 60s, route: 30s"
+)
 
 
 class Audience:

@@ -8,14 +8,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import plans
 import pytest
-from cluster_place import PLAN, Place
+from cluster_place import Place
 from manifests import placed
 
 from cluster import Cluster
 
 pytestmark = pytest.mark.timeout(400)
-IMPATIENT = PLAN.replace("route: 20s", "route: 4s") + "limits: {prepare: LIMIT}\n"
+IMPATIENT = plans.short(watchdogs="unready: 20s, no_data: 40s, route: 4s", more="limits: {prepare: LIMIT}")
 GREEN = "deployment/llm-green"
 
 

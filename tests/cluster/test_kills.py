@@ -11,8 +11,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import plans
 import pytest
-from cluster_place import PLAN, Place, Users
+from cluster_place import Place, Users
 from controllers import order, pods
 
 from cluster import Cluster
@@ -20,13 +21,11 @@ from servegate.endpoint import request
 from servegate.errors import InfrastructureError
 
 pytestmark = pytest.mark.timeout(400)
-LONGER = PLAN.replace("{weight: 50%, min_time: 20s}", "{weight: 50%, min_time: 30s}")
 
 
 @pytest.fixture
 def place(cluster: Cluster, tmp_path: Path) -> Iterator[Place]:
-    made = Place(cluster, tmp_path)
-    (tmp_path / "plan.yaml").write_text(LONGER)
+    made = Place(cluster, tmp_path, plan=plans.short(half="30s"))
     yield made
     made.close()
 

@@ -6,22 +6,21 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 
+import plans
 import pytest
-from cluster_place import PLAN, Place
+from cluster_place import Place
 from fault_proxy import FaultProxy
 
 from cluster import Cluster
 from servegate.rollout.kube import Kube, KubeError
 
 pytestmark = pytest.mark.timeout(400)
-LONGER = PLAN.replace("{weight: 50%, min_time: 20s}", "{weight: 50%, min_time: 100s}")
 MAPS = ("ConfigMap", "")
 
 
 @pytest.fixture(scope="module")
 def place(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    made = Place(cluster, tmp_path_factory.mktemp("watches"))
-    (made.folder / "plan.yaml").write_text(LONGER)
+    made = Place(cluster, tmp_path_factory.mktemp("watches"), plan=plans.short(half="100s"))
     yield made
     made.close()
 

@@ -11,9 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import plans
 import pytest
 from act import ROOT, Ran, Repository
-from cluster_place import PLAN, Place, Users
+from cluster_place import Place, Users
 from controllers import IMAGE, component
 from workflow_world import World
 
@@ -24,42 +25,13 @@ from servegate.rollout.stores.config_map import ConfigMapStore
 
 pytestmark = pytest.mark.timeout(590)
 
-LONGER = (
-    PLAN.replace("min_time: 20s", "min_time: 60s").replace("watchdogs: {", "watchdogs: {lease: 30s, ")
-    + "limits: {held: 10m}\n"
-)
-CALLER = """
-name: Roller
-on: [push]
-permissions: {{}}
-jobs:
-  rollout:
-    name: Rollout
-    uses: ./.github/workflows/rollout.yml
-    permissions:
-      actions: read
-      contents: read
-      packages: read
-      id-token: write
-    with:
-      environment: production
-      mode: {mode}
-      release: {folder}/{name}.json
-      verdict: {folder}/{name}.verdict.json
-      trust: {folder}/trust.yaml
-      stable: {folder}/v1.json
-      site: {site}
-      plan: {plan}
-      store: kubernetes:{namespace}
-      namespace: {namespace}
-      controller-image: {controller}@sha256:{digest}
-"""
+HELD = "limits: {held: 10m}"
+LONGER = plans.short(half="60s", watchdogs=f"lease: 30s, {plans.WATCHDOGS}", more=HELD)
 
 
 @pytest.fixture
 def place(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    made = Place(cluster, tmp_path_factory.mktemp("place"), "workflow")
-    (made.folder / "plan.yaml").write_text(LONGER)
+    made = Place(cluster, tmp_path_factory.mktemp("place"), "workflow", plan=LONGER)
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     cluster.add_image(IMAGE, sys.executable, env={"PATH": path})
     yield made
@@ -92,16 +64,11 @@ class Runner:
     def as_account(self, name: str) -> dict[str, str]:
         return {**self.world.env, "KUBECONFIG": str(self.place.account(name))}
 
-    def caller(
-        self, name: str, mode: str = "job", namespace: str | None = None, *, plan: str = "", site: str = ""
-    ) -> None:
-        folder = self.place.folder
-        text = CALLER.format(
-            folder=folder, name=name, mode=mode, namespace=namespace or self.place.namespace,
-            controller=IMAGE, digest="0" * 64, plan=plan or f"{folder}/plan.yaml", site=site or f"{folder}/site.yaml",
-        )  # fmt: skip
-        (self.repository.folder / ".github/workflows/roller.yml").write_text(text, "utf-8")
-        self.repository.commit("roller")
+    def caller(self, name: str, mode: str = "job", namespace: str | None = None, **files: str) -> None:
+        where = namespace or self.place.namespace
+        image = f"{IMAGE}@sha256:{'0' * 64}"
+        given = {"mode": mode, "store": f"kubernetes:{where}", "namespace": where, "controller-image": image}
+        self.repository.roller(self.place.folder, name, **given, **files)
 
     def acting(self, name: str, mode: str = "job", **files: str) -> Any:
         self.caller(name, mode, **files)
@@ -141,7 +108,7 @@ def dies(process: Any) -> None:
 def test_the_job_goes_on_when_the_runner_dies_and_another_run_follows_it(
     runner: Runner, place: Place, users: Users
 ) -> None:
-    (place.folder / "plan.yaml").write_text(PLAN + "limits: {held: 10m}\n")
+    (place.folder / "plan.yaml").write_text(plans.short(more=HELD))
     with runner.acting("v2") as running:
         place.until("the first traffic", lambda state: state["phase"] == "STEP")
         # It stands still while runners come and go, however slow the machine is.

@@ -114,6 +114,34 @@ class Repository:
         self.git("commit", "-q", "--allow-empty", "-m", message)
         return self.git("rev-parse", "HEAD")
 
+    def roller(self, folder: Path, name: str, **given: str) -> None:
+        """Commit a workflow roller.yml that calls rollout.yml.
+
+        Args:
+            folder: has NAME.json, NAME.verdict.json, trust.yaml, site.yaml, plan.yaml and v1.json, which serves.
+            given: further inputs.
+        """
+        inputs = {
+            "environment": "production",
+            "release": f"{folder}/{name}.json",
+            "verdict": f"{folder}/{name}.verdict.json",
+            "trust": f"{folder}/trust.yaml",
+            "stable": f"{folder}/v1.json",
+            "site": f"{folder}/site.yaml",
+            "plan": f"{folder}/plan.yaml",
+            **given,
+        }
+        permissions = {"actions": "read", "contents": "read", "packages": "read", "id-token": "write"}
+        job = {
+            "name": "Rollout",
+            "uses": "./.github/workflows/rollout.yml",
+            "permissions": permissions,
+            "with": inputs,
+        }
+        caller = {"name": "Roller", "on": ["push"], "permissions": {}, "jobs": {"rollout": job}}
+        (self.folder / ".github/workflows/roller.yml").write_text(json.dumps(caller), "utf-8")
+        self.commit("roller")
+
     def act(
         self,
         event: str,

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import gitops
+import plans
 import urllib3
 import yaml
 from cluster.run import GATEWAY_PORT, SIMULATOR
@@ -32,22 +33,7 @@ from servegate.rollout.routers.http_route import HttpRouteRouter
 from servegate.rollout.workloads.deployments import DeploymentWorkload
 
 THREADS, PAUSE = 4, 0.15
-PLAN = """
-version: 1
-name: short
-tick: 1s
-expect: {requests_per_second: 8}
-alpha: 5%
-steps:
-  - {weight: 10%, min_time: 5s}
-  - {weight: 50%, min_time: 20s}
-  - {weight: 100%, min_time: 3s}
-checks:
-  - {kind: errors-vs-stable, name: errors, share: 90%, interval: 2s, odds_ratio: 1.5}
-  - {kind: errors-slo, name: slo, share: 10%, at_most: 5%, interval: 2s}
-watchdogs: {unready: 20s, no_data: 40s, route: 20s}
-rollback: {prove: 4s}
-"""
+SHORT = plans.short()
 RELEASES: dict[str, tuple[str, ...]] = {
     "v1": (),
     "v2": (),
@@ -128,10 +114,16 @@ class Place:
     Args:
         components: of the overlay.
         changed: makes of a document what is applied.
+        plan: text of plan.yaml.
     """
 
     def __init__(
-        self, cluster: Cluster, folder: Path, *components: str, changed: Callable[[Object], Object] = lambda item: item
+        self,
+        cluster: Cluster,
+        folder: Path,
+        *components: str,
+        changed: Callable[[Object], Object] = lambda item: item,
+        plan: str = SHORT,
     ) -> None:
         self.cluster, self.folder, self.namespace = cluster, folder, f"llm-{uuid.uuid4().hex[:6]}"
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
@@ -143,7 +135,7 @@ class Place:
         self.kube = Kube(self.namespace, kubeconfig=cluster.kubeconfig)
         self.router = HttpRouteRouter(self.kube, "llm", {"blue": "llm-blue", "green": "llm-green"})
         self.workload = DeploymentWorkload(self.kube, "llm")
-        (folder / "plan.yaml").write_text(PLAN)
+        (folder / "plan.yaml").write_text(plan)
         (folder / "site.yaml").write_text(
             f"version: 1\nkind: kubernetes\nnamespace: {self.namespace}\nfolder: out\npatience: 20s\n"
         )

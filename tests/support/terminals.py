@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import plans
 import urllib3
 from verdicts import key_pair, signed, verdict
 
@@ -21,24 +22,10 @@ from servegate.release import Engine, Model, Release
 from servegate.rollout.stores.sqlite import SqliteStore
 
 RATE = 25
-PLAN = """
-version: 1
-name: short
-tick: 500ms
-expect: {requests_per_second: 20}
-alpha: 5%
-steps:
-  - {weight: 10%, min_time: 6s}
-  - {weight: 50%, min_time: 12s}
-  - {weight: 100%, min_time: 2s}
-checks:
-  - {kind: errors-vs-stable, name: errors, share: 90%, interval: 1s, odds_ratio: 1.5}
-  - {kind: errors-slo, name: slo, share: 10%, at_most: 5%, interval: 1s}
-rollback: {prove: 2s}
-guard: {window: 5m}
-alerts:
-  - {labels: {alertname: HighErrorRate}, then: rollback}
-"""
+PLAN = plans.short(
+    tick="500ms", rate=20, first="6s", half="12s", last="2s", interval="1s", prove="2s",
+    more="guard: {window: 5m}\nalerts: [{labels: {alertname: HighErrorRate}, then: rollback}]",
+)  # fmt: skip
 SHADOW = """
 version: 1
 name: shadow
@@ -49,22 +36,7 @@ alpha: 5%
 steps: [{weight: 0%, min_time: 4s, min_requests: 20}]
 shadow: {mirror: 50%, outputs: {prompts: prompts.jsonl, count: 3, max_tokens: 8}}
 """
-AB = """
-version: 1
-name: ab
-strategy: ab
-tick: 500ms
-expect: {requests_per_second: 20}
-alpha: 5%
-steps: [{weight: 50%, min_time: 10s}]
-sticky: {by: cookie, name: arm}
-checks: [{kind: errors-slo, name: slo, share: 100%, at_most: 5%, interval: 1s}]
-rollback: {prove: 1s}
-experiment:
-  hypothesis: the second release is liked more
-  primary: {name: liked, event: like, kind: converted, better: higher, baseline: 0.3, effect: 0.4}
-  events: {csv: events.csv}
-"""
+AB = plans.experiment(tick="500ms", first="10s", interval="1s", prove="1s")
 TOKEN = "a-token-of-sixteen"
 
 

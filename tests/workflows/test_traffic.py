@@ -19,32 +19,6 @@ pytestmark = pytest.mark.timeout(900)
 
 HOSTILE = '$(touch /tmp/servegate-pwned)"; touch /tmp/servegate-pwned\n::set-output name=phase::PROMOTED'
 
-ROLLER = """
-name: Roller
-on: [push]
-permissions: {{}}
-jobs:
-  rollout:
-    name: Rollout
-    uses: ./.github/workflows/rollout.yml
-    permissions:
-      actions: read
-      contents: read
-      packages: read
-      id-token: write
-    with:
-      environment: production
-      mode: runner
-      on-cancel: {on_cancel}
-      release: {folder}/{name}.json
-      verdict: {folder}/{name}.verdict.json
-      trust: {folder}/trust.yaml
-      stable: {folder}/v1.json
-      site: {folder}/site.yaml
-      plan: {folder}/plan.yaml
-      store: {store}
-"""
-
 
 @pytest.fixture
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
@@ -52,9 +26,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
 
 def caller(repository: Repository, site: Site, name: str, on_cancel: str = "rollback") -> None:
-    text = ROLLER.format(folder=site.folder, store=site.store, name=name, on_cancel=on_cancel)
-    (repository.folder / ".github/workflows/roller.yml").write_text(text, "utf-8")
-    repository.commit("roller")
+    repository.roller(site.folder, name, **{"mode": "runner", "on-cancel": on_cancel, "store": str(site.store)})
 
 
 def roll_out(repository: Repository, world: Any, site: Site, name: str) -> Ran:

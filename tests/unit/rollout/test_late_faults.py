@@ -4,28 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+import plans
 import pytest
+import yaml
 
 from servegate.rollout.model import Phase
 from servegate.rollout.plan import Plan
 from servegate.rollout.simulate import Scenario, Side, simulate
 
-SHORT: dict[str, Any] = {
-    "version": 1,
-    "name": "short",
-    "tick": "1s",
-    "expect": {"requests_per_second": 8},
-    "alpha": "5%",
-    "steps": [
-        {"weight": "10%", "min_time": "5s"},
-        {"weight": "50%", "min_time": "20s"},
-        {"weight": "100%", "min_time": "3s"},
-    ],
-    "checks": [
-        {"kind": "errors-vs-stable", "name": "errors", "share": "90%", "interval": "2s", "odds_ratio": 1.5},
-        {"kind": "errors-slo", "name": "slo", "share": "10%", "at_most": "5%", "interval": "2s"},
-    ],
-}
+SHORT: dict[str, Any] = yaml.safe_load(plans.short())
+"""The plan of the tests in a cluster."""
 BAKED = {**SHORT, "bake": {"control": "5%", "min_time": "20s"}}
 """Longer than it takes to find the fault, about 13 s."""
 
