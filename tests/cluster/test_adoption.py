@@ -36,8 +36,8 @@ HOST = "chat.example.com"
 ASKED = (
     "  - {kind: quality, name: answers, share: 20%, suite: evals/suites/support.yaml, items: 88, rate: 2, margin: 5%}"
 )
-FAULT = "errors:rate=0.5,after=60s"
-"""Of the drill's release: late enough to be ready and to have traffic by then, early enough to be found."""
+FAULT = "errors:rate=0.5"
+"""Of the drill's release, made in front of its engine by component drill: users meet it, and no test before traffic."""
 PROFILE = """
 version: 1
 name: release
@@ -123,8 +123,11 @@ def _edit(made: Path, world: World) -> None:
     hosts = json.dumps([{"op": "add", "path": "/spec/hostnames", "value": [HOST]}])
     found["patches"] = [{"target": {"kind": "HTTPRoute", "name": "llm"}, "patch": hosts}]
     file.write_text(yaml.safe_dump(found), "utf-8")
-    namespace = made / "k8s/overlays/staging/namespace.yaml"
-    namespace.write_text(namespace.read_text("utf-8") + "    servegate.dev/drills: allowed\n", "utf-8")
+    staging = made / "k8s/overlays/staging/kustomization.yaml"
+    found = yaml.safe_load(staging.read_text("utf-8"))
+    found["components"] = ["../../components/drill"]
+    found["images"] = [{"name": "example.invalid/servegate", "newName": CONTROLLER, "digest": DIGEST}]
+    staging.write_text(yaml.safe_dump(found), "utf-8")
     shutil.copy(world.signer, made / "release.pub")
     (made / "trust.yaml").write_text(
         "version: 1\nname: production\nsigners: [{name: release workflow, key: release.pub}]\n", "utf-8"
@@ -140,7 +143,7 @@ def _edit(made: Path, world: World) -> None:
     (made / "rollout/drill.yaml").write_text(plan(half="60s"), "utf-8")
     caller = made / ".github/workflows/rollback-drill.yml"
     caller.write_text(caller.read_text("utf-8").replace("rollout/canary.yaml", "rollout/drill.yaml"), "utf-8")
-    faulty = stable.model_copy(update={"name": "drill", "args": ("--fault", FAULT)})
+    faulty = stable.model_copy(update={"name": "drill", "env": {"SERVEGATE_FAULT": FAULT}})
     (made / "drill").mkdir()
     faulty.write(made / "drill/release.json")
     key = Path(world.env["STAND_IN_KEY"])
@@ -162,8 +165,11 @@ def team(cluster: Cluster, world: World, tmp_path_factory: pytest.TempPathFactor
     for site in ("kubernetes", "kubernetes-staging"):
         made.servegate("rollout", "stage", "stable.yaml", "--site", f"rollout/{site}.yaml", "--first")
     yield made
-    for namespace in ("llm", "llm-staging"):  # its end is waited for: other tests apply the overlays there too
-        cluster.kubectl("delete", "namespace", namespace, "--timeout=150s")
+    for namespace in ("llm", "llm-staging"):  # nobody uses the engines any more: their draining is not waited for
+        cluster.kubectl("-n", namespace, "delete", "deployments,jobs,cronjobs", "--all")
+        cluster.kubectl("-n", namespace, "delete", "pods", "--all", "--grace-period=1")
+    # Their end is waited for: other tests apply the overlays there too.
+    cluster.kubectl("delete", "namespace", "llm", "llm-staging", "--timeout=150s")
 
 
 @pytest.fixture
