@@ -18,9 +18,19 @@ NEEDS = (
     ("patch", "apps", "deployments", "{app}-blue"),
     ("patch", "apps", "deployments", "{app}-green"),
     ("list", "", "pods", ""),
+    ("list", "discovery.k8s.io", "endpointslices", ""),
     ("update", "", "configmaps", "{memory}-state"),
     ("update", "", "configmaps", "{memory}-intents"),
     ("update", "coordination.k8s.io", "leases", "{memory}"),
+)
+# What it hears of instead of asking. It works without, and asks the API server at every look.
+WATCHES = (
+    ("watch", "gateway.networking.k8s.io", "httproutes", "{route}"),
+    ("watch", "apps", "deployments", "{app}-blue"),
+    ("watch", "apps", "deployments", "{app}-green"),
+    ("watch", "", "pods", ""),
+    ("watch", "discovery.k8s.io", "endpointslices", ""),
+    ("watch", "", "configmaps", "{memory}-intents"),
 )
 
 
@@ -102,28 +112,39 @@ def _gateway(route: Mapping[str, Any]) -> Finding:
 
 
 def _rights(api: Api, namespace: str, names: Mapping[str, str]) -> Iterator[Finding]:
-    """Whether we may do what a rollout does."""
-    lacking = []
-    for verb, group, resource, pattern in NEEDS:
-        name = pattern.format(**names)
-        wanted = {"namespace": namespace, "verb": verb, "group": group, "resource": resource, "name": name}
-        body = {
-            "apiVersion": "authorization.k8s.io/v1",
-            "kind": "SelfSubjectAccessReview",
-            "spec": {"resourceAttributes": wanted},
-        }
-        try:
-            answer = api.call("POST", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", body)
-        except KubeError as error:
-            yield Finding("cluster", "rights", State.UNKNOWN, str(error))
-            return
-        if not answer["status"].get("allowed"):
-            lacking.append(f"{verb} {resource} {name}".rstrip())
+    """Whether we may do what a rollout does, and hear what it would else ask for."""
+    todo = "bind this identity to Role servegate-controller, or apply it anew (k8s/base/rbac.yaml)"
+    try:
+        lacking = [wanted for need in NEEDS if (wanted := _lacking(api, namespace, need, names))]
+        deaf = [wanted for need in WATCHES if (wanted := _lacking(api, namespace, need, names))]
+    except KubeError as error:
+        yield Finding("cluster", "rights", State.UNKNOWN, str(error))
+        return
     if lacking:
-        todo = "to lead a rollout from here, bind this identity to Role servegate-controller (k8s/base/rbac.yaml)"
-        yield Finding("cluster", "rights", State.WRONG, f"we may not {', '.join(lacking)}", todo)
+        yield Finding(
+            "cluster", "rights", State.WRONG, f"we may not {', '.join(lacking)}", f"to lead a rollout from here, {todo}"
+        )
     else:
         yield Finding("cluster", "rights", State.OK, "all that a rollout needs")
+    if deaf:
+        said = f"we may not {', '.join(deaf)}: a rollout works, and asks the API server for them at every look"
+        yield Finding("cluster", "watches", State.WRONG, said, todo)
+    else:
+        yield Finding("cluster", "watches", State.OK, "all that a rollout hears of")
+
+
+def _lacking(api: Api, namespace: str, need: tuple[str, str, str, str], names: Mapping[str, str]) -> str:
+    """What we may not do, in words; "" when we may. Raises KubeError."""
+    verb, group, resource, pattern = need
+    name = pattern.format(**names)
+    wanted = {"namespace": namespace, "verb": verb, "group": group, "resource": resource, "name": name}
+    body = {
+        "apiVersion": "authorization.k8s.io/v1",
+        "kind": "SelfSubjectAccessReview",
+        "spec": {"resourceAttributes": wanted},
+    }
+    answer = api.call("POST", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", body)
+    return "" if answer["status"].get("allowed") else f"{verb} {resource} {name}".rstrip()
 
 
 def _monitors(api: Api, namespace: str) -> Finding:

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import yaml
+from manifests import K8S
+
 from servegate.pipeline.doctor import State
-from servegate.pipeline.doctor_cluster import cluster
+from servegate.pipeline.doctor_cluster import NEEDS, WATCHES, cluster
 from servegate.rollout.kube import KubeError
 
 SPEC = {"containers": [{"name": "engine", "resources": {"requests": {"nvidia.com/gpu": "1"}}}]}
@@ -91,6 +94,14 @@ def test_rights_are_named_that_a_rollout_needs_and_we_do_not_have() -> None:
     assert found["rights"] == (State.WRONG, "we may not patch httproutes llm, update leases servegate")
 
 
+def test_what_is_not_heard_of_is_named_and_needed_by_nothing() -> None:
+    found = said({}, refused=("watch pods", "watch configmaps"))
+    assert found["rights"][0] is State.OK
+    state, text = found["watches"]
+    assert state is State.WRONG
+    assert text.startswith("we may not watch pods, watch configmaps servegate-intents: a rollout works")
+
+
 def test_a_route_that_no_gateway_serves() -> None:
     path = "/apis/gateway.networking.k8s.io/v1/namespaces/llm/httproutes/llm"
     spec = GOOD[path]["spec"]
@@ -106,3 +117,18 @@ def test_no_room_for_a_candidate() -> None:
     state, text = said({"/api/v1/pods": {"items": [full, full]}})["room"]
     assert state is State.WRONG
     assert text.startswith("for no pod of a slot")
+
+
+def test_the_role_of_the_controller_allows_all_of_it() -> None:
+    role = next(
+        item for item in yaml.safe_load_all((K8S / "base/rbac.yaml").read_text("utf-8")) if item["kind"] == "Role"
+    )
+    names = {"app": "llm", "route": "llm", "memory": "servegate"}
+    for verb, group, resource, pattern in (*NEEDS, *WATCHES):
+        assert any(
+            verb in rule["verbs"]
+            and group in rule["apiGroups"]
+            and resource in rule["resources"]
+            and pattern.format(**names) in rule.get("resourceNames", [pattern.format(**names)])
+            for rule in role["rules"]
+        ), (verb, resource, pattern)
