@@ -9,8 +9,10 @@ from __future__ import annotations
 import json
 import os
 import socket
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -24,6 +26,8 @@ TIMEOUT = 5.0
 """Seconds for one request: an API server that does not answer costs a tick, not the rollout."""
 FIRST = 30.0
 """Seconds for requests until the first answer: beside a busy API server a command begins late instead of not at all."""
+AGREE = 2.0
+"""Seconds by which two clocks may differ and be taken for one: the API server tells its own by the second."""
 ANNOTATION = "servegate.dev/"
 """Prefix of our labels and annotations."""
 JSON_PATCH = "application/json-patch+json"
@@ -75,6 +79,10 @@ class Kube:
         kubeconfig: file; None: KUBECONFIG, else inside a pod the pod's own service account, else ~/.kube/config.
         context: of the kubeconfig; None: its current one.
         timeout: seconds for one request, once the API server has answered at all.
+        clock: seconds since the epoch, of this machine.
+
+    Attributes:
+        ahead: seconds by which the API server's clock was ahead of ours at its last answer; 0.0 where they agree.
 
     Raises:
         ConfigError: the Python package is not installed, or there is no usable configuration.
@@ -87,6 +95,7 @@ class Kube:
         kubeconfig: Path | None = None,
         context: str | None = None,
         timeout: float = TIMEOUT,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         try:
             from kubernetes import config
@@ -96,6 +105,7 @@ class Kube:
             raise ConfigError("Kubernetes needs the package kubernetes: pip install 'servegate[kubernetes]'") from error
         self.configuration = Configuration()
         self.timeout = timeout
+        self.clock, self.ahead = clock, 0.0
         self._answered = False
         own = ACCOUNT / "namespace"
         # Who says KUBECONFIG means it, also in a pod, such as one that runs workflows for another cluster.
@@ -236,6 +246,7 @@ class Kube:
             response = self._request(method, path, body, query, content)
             data = response.read()
         self._answered = True
+        self.ahead = _ahead(response.headers.get("Date"), self.clock())
         document = _document(data)
         if not 200 <= response.status <= 299:
             raise KubeError(_refusal(method, path, response.status, document), response.status)
@@ -288,6 +299,15 @@ class Kube:
             for watch in self._watches.values():
                 watch.doubt()
             raise KubeError(f"{where}: {text}") from error
+
+
+def _ahead(date: str | None, now: float) -> float:
+    """How far a clock that says `date` (RFC 9110, by the second) is ahead of one that says `now`."""
+    try:
+        found = parsedate_to_datetime(date or "").timestamp() + 0.5 - now
+    except (ValueError, OverflowError):
+        return 0.0  # no clock to compare with
+    return found if abs(found) > AGREE else 0.0
 
 
 def _keep_alive() -> list[tuple[int, int, int]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,9 @@ from fake_kube import FakeKube, Object, RefusedError
 from rollout_world import BAD, GOOD, STABLE, World
 
 from servegate.errors import ConfigError, InfrastructureError
-from servegate.rollout.kube import Kube
+from servegate.rollout.kube import Kube, _ahead
 from servegate.rollout.model import Phase
-from servegate.rollout.ports import FencedError, LeaseLostError, Weights
+from servegate.rollout.ports import FencedError, Lease, LeaseLostError, Weights
 from servegate.rollout.routers.http_route import HttpRouteRouter
 from servegate.rollout.stores.config_map import ConfigMapStore
 
@@ -102,19 +103,35 @@ def test_an_api_server_that_refuses_now_and_then_changes_no_end(
 
 
 @pytest.mark.parametrize("skew", [30.0, -30.0])
-def test_clocks_that_disagree_never_let_two_act(api: FakeKube, tmp_path: Path, skew: float) -> None:
-    """Who is early takes a lease that is not over and shuts its holder out; who is late waits longer than need be."""
+def test_a_clock_that_is_wrong_takes_no_living_lease_and_waits_for_no_dead_one(
+    api: FakeKube, tmp_path: Path, skew: float
+) -> None:
+    """One machine's clock is right, the other's is half a minute ahead or behind."""
+    config, now = api.kubeconfig(tmp_path), time.time()
+    first = ConfigMapStore(Kube(kubeconfig=config))
+    second = ConfigMapStore(Kube(kubeconfig=config, clock=lambda: time.time() + skew))
+    held = first.acquire("first", now=now, ttl=15.0)
+    with pytest.raises(LeaseLostError, match=r"first has it for another (9|1[01]) s"):
+        second.acquire("second", now=now + 5 + skew, ttl=15.0)
+    found = second.holder()
+    assert found is not None
+    assert abs(found.expires - (now + 15 + skew)) < 3
+    assert first.renew(held, now=now + 7, ttl=15.0).expires == now + 22
+    taken = second.acquire("second", now=now + 24 + skew, ttl=15.0)
+    assert taken == Lease("second", 2, now + 39 + skew)
+    assert second.renew(taken, now=now + 32 + skew, ttl=15.0).expires == now + 47 + skew
+    with pytest.raises(LeaseLostError, match=r"second has it for another 2[0-4] s"):
+        first.acquire("first", now=now + 25, ttl=15.0)
+
+
+def test_two_never_act_whatever_the_clocks_say(api: FakeKube, tmp_path: Path) -> None:
+    """Who takes a lease that is not over shuts its holder out."""
     config = api.kubeconfig(tmp_path)
     first, second = (ConfigMapStore(Kube(kubeconfig=config)) for _ in range(2))
     routes = [HttpRouteRouter(Kube(kubeconfig=config), "llm", NAMES, sleep=lambda _: None) for _ in range(2)]
     held = first.acquire("first", now=1000.0, ttl=15.0)
     routes[0].write({"blue": 90.0, "green": 10.0}, held.epoch)
-    if skew < 0:
-        with pytest.raises(LeaseLostError, match="first has it for another 40 s"):
-            second.acquire("second", now=1005.0 + skew, ttl=15.0)
-        assert first.save("{}", 0, first.renew(held, now=1005.0, ttl=15.0)) == 1
-        return
-    taken = second.acquire("second", now=1005.0 + skew, ttl=15.0)
+    taken = second.acquire("second", now=1035.0, ttl=15.0)
     routes[1].write({"blue": 100.0, "green": 0.0}, taken.epoch)
     with pytest.raises(LeaseLostError, match="it belongs to second"):
         first.renew(held, now=1005.0, ttl=15.0)
@@ -123,6 +140,11 @@ def test_clocks_that_disagree_never_let_two_act(api: FakeKube, tmp_path: Path, s
     with pytest.raises(FencedError, match="epoch 1 is over"):
         routes[0].write({"blue": 50.0, "green": 50.0}, held.epoch)
     assert routes[1].read() == {"blue": 100.0, "green": 0.0}
+
+
+@pytest.mark.parametrize("date", [None, "", "soon", "Thu, 99 Nov 2026 00:00:00 GMT"])
+def test_without_a_date_the_clocks_are_taken_for_one(date: str | None) -> None:
+    assert _ahead(date, 1e9) == 0.0
 
 
 def test_a_kubeconfig_that_is_named_wins_over_the_pods_own_account(

@@ -5,8 +5,9 @@ Kubernetes has no transaction over two objects. The state therefore carries the 
 lease writes the new epoch into it before anybody acts, and a save is refused, under the resourceVersion that was read,
 when the epoch there is not its own. Intents stand apart, so that who may leave one need not be able to touch the state.
 
-The epoch is the Lease's `leaseTransitions`. Expiry is judged by the clock of who asks: with clocks that disagree a
-lease may change hands too early or too late, but never be held by two, because the epoch decides and not the time.
+The epoch is the Lease's `leaseTransitions`. Times in the Lease are the API server's, which all writers know from its
+answers: machines whose clocks disagree mean the same by them. Whatever the clocks say, a lease is never held by two,
+because the epoch decides and not the time.
 """
 
 from __future__ import annotations
@@ -182,7 +183,7 @@ class ConfigMapStore:
 
     def holder(self) -> Lease | None:
         """The lease as it stands, None when nobody has it; it may have expired."""
-        lease = documents.lease(self.name, self.kube.get("Lease", self.name))
+        lease = self._ours(self.kube.get("Lease", self.name))
         return lease if lease.holder else None
 
     def acquire(self, holder: str, now: float, ttl: float) -> Lease:
@@ -194,7 +195,7 @@ class ConfigMapStore:
         """
         for _ in range(ATTEMPTS):
             item = self.kube.get("Lease", self.name)
-            current = documents.lease(self.name, item)
+            current = self._ours(item)
             if current.holder not in ("", holder) and current.expires > now:
                 wait = current.expires - now
                 raise LeaseLostError(f"lease {self.name}: {current.holder} has it for another {wait:.0f} s")
@@ -212,10 +213,10 @@ class ConfigMapStore:
         """Extend the lease. Raises LeaseLostError when it is no longer ours."""
         for _ in range(ATTEMPTS):
             item = self._lease if self._lease is not None else self.kube.get("Lease", self.name)
-            current = documents.lease(self.name, item)
+            current = self._ours(item)
             if (current.holder, current.epoch) != (lease.holder, lease.epoch):
                 item = self.kube.get("Lease", self.name)
-                current = documents.lease(self.name, item)
+                current = self._ours(item)
             if (current.holder, current.epoch) != (lease.holder, lease.epoch):
                 whose = f"belongs to {current.holder}" if current.holder else "is free"
                 raise LeaseLostError(f"lease {self.name}: it is over for {lease.holder}: it {whose}")
@@ -228,7 +229,7 @@ class ConfigMapStore:
         """Give the lease back; one that is not ours any more stays as it is."""
         for _ in range(ATTEMPTS):
             item = self.kube.get("Lease", self.name)
-            current = documents.lease(self.name, item)
+            current = self._ours(item)
             if (current.holder, current.epoch) != (lease.holder, lease.epoch):
                 return
             # The next epoch is spent on nobody, so that nothing can be saved under the old one.
@@ -279,12 +280,17 @@ class ConfigMapStore:
 
         self._state = self._change(self._map("state"), change)
 
+    def _ours(self, item: Object) -> Lease:
+        """The lease, which expires by our own clock."""
+        found = documents.lease(self.name, item)
+        return replace(found, expires=found.expires - self.kube.ahead)
+
     def _write(self, item: Object, lease: Lease, now: float | None, ttl: float) -> bool:
         """Write the lease under the resourceVersion of `item`; False when somebody was faster."""
         spec = {**(item.get("spec") or {}), "holderIdentity": lease.holder, "leaseTransitions": lease.epoch}
         if now is not None:
-            time = datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-            taken = documents.lease(self.name, item)
+            time = datetime.fromtimestamp(now + self.kube.ahead, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+            taken = self._ours(item)
             if (taken.holder, taken.epoch) != (lease.holder, lease.epoch):
                 spec["acquireTime"] = time
             spec.update(renewTime=time, leaseDurationSeconds=max(1, math.ceil(ttl)))
