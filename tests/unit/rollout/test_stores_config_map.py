@@ -52,6 +52,17 @@ def test_a_tick_costs_one_request_per_object(api: FakeKube, opened: Open) -> Non
     assert [method for method, _ in api.calls] == ["PUT", "GET", "PUT"]
 
 
+def test_a_line_of_history_costs_one_request_and_no_line_of_others(api: FakeKube, opened: Open) -> None:
+    store, other = opened(), opened()
+    store.append_history("first")
+    api.calls.clear()
+    store.append_history("second")
+    assert [method for method, _ in api.calls] == ["PUT"]
+    other.append_history("of others")
+    store.append_history("third")
+    assert opened().history() == ["first", "second", "of others", "third"]
+
+
 def test_what_git_put_on_the_objects_stays(api: FakeKube, opened: Open) -> None:
     store = opened()
     lease = store.acquire("a", now=0.0, ttl=15.0)

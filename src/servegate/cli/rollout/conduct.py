@@ -15,6 +15,7 @@ from servegate.cli.rollout.room import looked_for_room
 
 if TYPE_CHECKING:
     from servegate.release import Release
+    from servegate.rollout.memory import Memory
     from servegate.rollout.model import State
     from servegate.rollout.plan import Plan
     from servegate.rollout.ports import Store
@@ -154,6 +155,7 @@ def conducted(
     from servegate.pipeline.verdicts import none_given
     from servegate.release import Release
     from servegate.report.live import CanaryView
+    from servegate.rollout import memory
     from servegate.rollout.model import Phase
     from servegate.rollout.plan import load_plan
 
@@ -166,7 +168,9 @@ def conducted(
     serving = load(stable, Release) if stable is not None and stable.exists() else None
     releases = [wanted] if serving is None else [wanted, serving]
     with opened(where, releases) as place, _alerts(rules, place.store, listen, token_file):
-        settled = _begun(place.store, order) or _under_way(place.store, wanted)
+        found, _ = memory.load(place.store)
+        begun = found is not None and order is not None and found.run == order  # it may have ended
+        settled = begun or _under_way(found, wanted)
         if trusted is None and not settled:
             raise ConfigError("whose verdicts count? Give --trust FILE: no verdict, no traffic")
         if not settled:  # what is under way goes on: it is judged, and sent back when it cannot be
@@ -181,15 +185,15 @@ def conducted(
             timeline=where.timeline,
             on_notice=common.notice,
         )
-        if not _begun(place.store, order):
-            _not_frozen(rules, place.store)
+        if not begun:
+            _not_frozen(rules, found)
             if trusted is not None and not settled:
                 trusted.require(wanted)
-        if serving is None and not _seen(place.store):
+        if serving is None and found is None:
             serving = place.serving()
             if serving is None:
                 raise ConfigError(_unknown(stable))
-        looked_for_room(where, place, rules, wanted, serving, order, dry_run=dry_run, as_json=quiet)
+        looked_for_room(where, place, found, rules, wanted, serving, order, dry_run=dry_run, as_json=quiet)
         state = controller.start(wanted, serving, order)
         with CanaryView(shown(rules, state), console) as view:
             controller.on_tick = view
@@ -232,15 +236,13 @@ def guard(file: Path, listen: str | None, token_file: Path | None, as_json: bool
     common.finish(state, as_json)
 
 
-def _not_frozen(plan: Plan, store: Store) -> None:
+def _not_frozen(plan: Plan, found: Memory | None) -> None:
     """Refuse to begin within a freeze; a rollout that is under way may be taken up again, and stands still."""
     import time
 
     from servegate.errors import ConfigError
-    from servegate.rollout import memory
 
     frozen = plan.frozen(time.time())
-    found, _ = memory.load(store)
     if frozen is not None and (found is None or found.state.phase.finished):
         raise ConfigError(f"plan {plan.name} is {frozen}; abort and rollback are never frozen")
 
@@ -254,24 +256,8 @@ def _unknown(stable: Path | None) -> str:
     )
 
 
-def _seen(store: Store) -> bool:
-    """Whether the store knows a rollout, and with it the release that serves."""
-    return store.load()[0] is not None
-
-
-def _begun(store: Store, order: str | None) -> bool:
-    """Whether this order's rollout was begun before; it may have ended."""
-    from servegate.rollout import memory
-
-    found, _ = memory.load(store)
-    return found is not None and order is not None and found.run == order
-
-
-def _under_way(store: Store, release: Release) -> bool:
+def _under_way(found: Memory | None, release: Release) -> bool:
     """Whether a rollout of this release goes on, whose verdict was looked at when it began."""
-    from servegate.rollout import memory
-
-    found, _ = memory.load(store)
     if found is None or found.state.phase.finished or found.state.verdict is None:
         return False
     return release.identity() in {item.release for item in found.state.slots.values()}

@@ -9,12 +9,14 @@ import click
 if TYPE_CHECKING:
     from servegate.pipeline.site import Place, Site
     from servegate.release import Release
+    from servegate.rollout.memory import Memory
     from servegate.rollout.plan import Plan
 
 
 def looked_for_room(
     site: Site,
     place: Place,
+    before: Memory | None,
     plan: Plan,
     release: Release,
     stable: Release | None,
@@ -24,6 +26,9 @@ def looked_for_room(
     as_json: bool,
 ) -> None:
     """Refuse to begin where the replicas would find no node; ends a dry run, having said what would happen.
+
+    Args:
+        before: what the store remembers.
 
     Raises:
         ConfigError: this rollout cannot begin here.
@@ -35,9 +40,8 @@ def looked_for_room(
 
     from servegate.errors import ExitCode
     from servegate.pipeline import room
-    from servegate.rollout import beginning, memory
+    from servegate.rollout import beginning
 
-    before, _ = memory.load(place.store)
     begun = beginning.begin(
         before, release, stable, plan=plan, slots=place.slots, workload=place.workload, site=None, now=time.time(),
         run=order,

@@ -54,6 +54,7 @@ class ConfigMapStore:
         # As last read or written: what is written next is checked against it, without reading it again.
         self._state: Object | None = None
         self._lease: Object | None = None
+        self._history: Object | None = None
         self.epoch = 0
         """Epoch of the lease last acquired here; fences effects on other objects."""
 
@@ -105,7 +106,8 @@ class ConfigMapStore:
                 del lines[: max(1, len(lines) // 10)]
             item["data"] = {"lines": "\n".join(lines)}
 
-        self._change(self._map("history"), change)
+        known, self._history = self._history, None
+        self._history = self._change(self._map("history"), change, known)
         self._announce(line)
 
     def history(self) -> list[str]:
@@ -258,10 +260,14 @@ class ConfigMapStore:
     def _read(self, name: str, *, now: bool = False) -> Object:
         return self.kube.get("ConfigMap", name, now=now)
 
-    def _change(self, name: str, change: Callable[[Object], bool | None]) -> Object:
-        """Read, change, write under the resourceVersion; anew when somebody was faster. `False`: nothing to write."""
+    def _change(self, name: str, change: Callable[[Object], bool | None], known: Object | None = None) -> Object:
+        """Read, change, write under the resourceVersion; anew when somebody was faster. `False`: nothing to write.
+
+        Args:
+            known: the object as last written, which need not be read again.
+        """
         for attempt in range(ATTEMPTS):
-            item = self._read(name, now=attempt > 0)
+            item = known if known is not None and attempt == 0 else self._read(name, now=attempt > 0)
             if change(item) is False:
                 return item
             try:
