@@ -91,7 +91,11 @@ def line(plan: Plan, before: State, seen: Observation, decision: Decision, known
 
 
 def _bare(state: State) -> dict[str, Any]:
-    return state.model_dump(mode="json", exclude={"readings"})
+    found = state.model_dump(mode="json", exclude={"readings"})
+    for message in found["outbox"]:
+        if message["origin"] is None:  # so that trails from before messages had one keep their fingerprints
+            del message["origin"]
+    return found
 
 
 class Trail:

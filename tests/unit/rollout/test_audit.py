@@ -11,11 +11,13 @@ import pytest
 from crash_world import BAD, GOOD, OLD, Killed, World, begin_or_go_on
 
 from servegate import cli
+from servegate.contract import canonical_json, sha256
 from servegate.errors import ConfigError
 from servegate.release import Release
 from servegate.report.model import Report
-from servegate.rollout.audit import AuditTick, read_trail, replay
+from servegate.rollout.audit import AuditTick, fingerprint, read_trail, replay
 from servegate.rollout.journal import append_line, last_line
+from servegate.rollout.model import State
 
 
 def rolled_out(folder: Path, item: Release) -> Path:
@@ -41,6 +43,17 @@ def test_every_decision_is_made_again(tmp_path: Path, item: Release) -> None:
     judged = [tick for tick in trail if tick.evidence]
     assert all(set(tick.observation.slots) == {"blue", "green"} for tick in judged)
     assert (max(item.log_e - item.log_limit for tick in judged for item in tick.evidence) >= 0) is (item is BAD)
+
+
+def test_a_message_has_the_fingerprint_it_had_before_it_could_be_of_another_rollout(tmp_path: Path) -> None:
+    state = read_trail(rolled_out(tmp_path, GOOD))[0].state
+    assert state is not None
+    message = {"id": 1, "at": 0.0, "level": "info", "text": "hello", "phase": "STEP", "weights": {"blue": 100.0}}
+    document = {**state, "outbox": [message]}
+    assert fingerprint(State.model_validate(document)) == sha256(canonical_json(document))
+    origin = {"rollout": "r", "id": 1, "plan_name": "p", "release": "v1", "releases": {}}
+    other = {**document, "outbox": [{**message, "origin": origin}]}
+    assert fingerprint(State.model_validate(other)) == sha256(canonical_json(other))
 
 
 def test_two_rollouts_in_one_trail(tmp_path: Path) -> None:
