@@ -165,6 +165,14 @@ def test_the_page_stands_alone(ended: Ended) -> None:
 
 
 @pytest.mark.timeout(600)
+def test_the_page_proves_the_way_back(ended: Ended) -> None:
+    text = (ended.output / "report.html").read_text()
+    assert text.count("Way back to ") == 1  # of the release that was rolled back alone
+    for point in ("Weights effective", "Old release answers", "Error rate back"):
+        assert point in text
+
+
+@pytest.mark.timeout(600)
 def test_plain_lines_when_nobody_watches(ended: Ended) -> None:
     assert "\x1b" not in ended.text
     assert "v2.0.0" in ended.text

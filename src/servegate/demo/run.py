@@ -25,6 +25,7 @@ from servegate.report.records import CanaryTick, RequestRecord, read_records
 from servegate.report.stages import Stages
 from servegate.report.story import ReleaseStory, facts, headline
 from servegate.report.verdict import Outcome
+from servegate.rollout.canary_report import canary_report
 from servegate.rollout.checks import Quality
 from servegate.rollout.model import Phase
 from servegate.rollout.plan import Plan, load_plan
@@ -161,8 +162,11 @@ def _release(
             on_tick=watch,
             on_notice=lambda level, message: None if level == "info" else stages.note(f"{level}: {message}"),
         )
+    canary = canary_report(output / "audit.jsonl", output / "report.json")
+    canary.write(output / "report.json")
     return replace(
         story,
+        reports=(*found.reports, canary),
         outcome="promoted" if state.phase is Phase.PROMOTED else "rolled_back",
         reason=state.reason,
         ticks=tuple(ticks),
