@@ -140,7 +140,7 @@ def test_a_runner_that_led_itself_and_died_is_followed_by_the_watchdog(
     cluster.apply(component("watchdog", "cron-job.yaml", namespace))
     cluster.kubectl("-n", namespace, "patch", "cronjob/servegate-watchdog", "-p", '{"spec": {"suspend": true}}')
     with runner.acting("v2", mode="runner") as running:
-        place.until("the first traffic", lambda state: state["phase"] == "STEP")
+        cluster.until("traffic on green", lambda: place.router.read()["green"] > 0)
         dies(running.process)
     assert place.router.read()["green"] > 0
     # Its schedule is every minute; the test does not wait for that.
