@@ -12,7 +12,6 @@ import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -20,6 +19,7 @@ from urllib.parse import quote, urlencode
 import urllib3
 
 from servegate.errors import ConfigError, InfrastructureError
+from servegate.rollout.clocks import skew
 from servegate.rollout.kube_watch import SILENCE, Object, Watch
 
 TIMEOUT = 5.0
@@ -302,11 +302,9 @@ class Kube:
 
 
 def _ahead(date: str | None, now: float) -> float:
-    """How far a clock that says `date` (RFC 9110, by the second) is ahead of one that says `now`."""
-    try:
-        found = parsedate_to_datetime(date or "").timestamp() + 0.5 - now
-    except (ValueError, OverflowError):
-        return 0.0  # no clock to compare with
+    """How far a clock that says `date` is ahead; 0.0 when the two agree, or nothing is known of it."""
+    found = skew(date, now)
+    found = 0.0 if found is None else found + 0.5  # what the cut to whole seconds takes, on average
     return found if abs(found) > AGREE else 0.0
 
 

@@ -7,7 +7,6 @@ between the server's clock and ours.
 
 from __future__ import annotations
 
-import email.utils
 import io
 import json
 import time
@@ -19,6 +18,7 @@ import requests
 import urllib3
 
 from servegate.errors import InfrastructureError
+from servegate.rollout.clocks import skew
 from servegate.rollout.sources.prometheus_config import PrometheusConfig
 
 MAX_BODY = 64 * 1024 * 1024
@@ -124,7 +124,7 @@ class PrometheusApi:
                 where = response.headers.get("location", "")[:120]
                 raise InfrastructureError(f"HTTP {response.status_code} to {where!r}: is this a login page's address?")
             body = self._body(response)
-        self.skew = _skew(response.headers.get("date"), self.clock())
+        self.skew = skew(response.headers.get("date"), self.clock())
         if response.status_code != 200:
             hint = "; see bearer_token_file and basic" if response.status_code in (401, 403) else ""
             raise InfrastructureError(f"HTTP {response.status_code}{_said(body)}{hint}")
@@ -161,13 +161,6 @@ def _said(body: bytes) -> str:
     except (ValueError, KeyError, TypeError):  # it said nothing; its status stands in the message
         return ""
     return f": {str(said)[:200]}"
-
-
-def _skew(date: str | None, now: float) -> float | None:
-    try:
-        return None if date is None else email.utils.parsedate_to_datetime(date).timestamp() - now
-    except ValueError:  # no date: then nothing is known of its clock
-        return None
 
 
 def _innermost(error: BaseException) -> str:
