@@ -39,7 +39,7 @@ class View:
     asked: tuple[Asked, ...] = field(default=())
 
 
-_NOTHING = SlotInterval()
+_NOTHING = SlotInterval.model_validate(SlotInterval().model_dump())  # all fields given: a copy has no set to make
 Opened = dict[str, SlotInterval]
 """Sums of an open interval, per slot."""
 

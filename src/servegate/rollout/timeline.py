@@ -26,11 +26,11 @@ def tick(plan: Plan, state: State, seen: Observation, now: float, reason: str) -
 
 
 _NOTHING = CheckState()
-_LINE = Evidence(check="", log_e=0.0, log_limit=0.0)
+_LINE = Evidence(check="", log_e=0.0, log_limit=0.0, promote_log_e=None, promote_log_limit=None)
 
 
 def _evidence(plan: Plan, state: State) -> tuple[Evidence, ...]:
-    lines = []
+    lines, promote_limit = [], plan.promote_log_limit
     for check in plan.checks:
         gathered = state.checks.get(check.name) or _NOTHING
         promotion = evidence.promote_log_e(plan, check, gathered)
@@ -41,7 +41,7 @@ def _evidence(plan: Plan, state: State) -> tuple[Evidence, ...]:
                     "log_e": evidence.log_e(plan, check, gathered),
                     "log_limit": plan.log_limit(check),
                     "promote_log_e": promotion,
-                    "promote_log_limit": None if promotion is None else plan.promote_log_limit,
+                    "promote_log_limit": None if promotion is None else promote_limit,
                 }
             )
         )

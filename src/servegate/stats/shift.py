@@ -126,7 +126,7 @@ def advance(how: Weather, state: Filter, since: float, y: float, v: float) -> Fi
     rho = how.rho ** max(since, 1.0) if state.n else 0.0
     entering = _enters(how, state.n)
     level, answer, variance, fit, wealth = [], [], [], [], []
-    kept, k = rho * rho, 0
+    kept, k, exp, log1p = rho * rho, 0, math.exp, math.log1p
     for i, sd in enumerate(how.sd):
         prior = kept * state.variance[i] + (1 - kept) * sd * sd
         total = prior + noise
@@ -135,8 +135,11 @@ def advance(how: Weather, state: Filter, since: float, y: float, v: float) -> Fi
         e, h = y - predicted, 1 - followed
         z, unit = min(max(e / root, -CLIP), CLIP), h / root
         for size in SIZES:
-            stake = unit * size
-            wealth.append(logaddexp(state.wealth[k], entering) + stake * z - cumulant(stake))
+            stake, low, high = unit * size, state.wealth[k], entering
+            if low > high:
+                low, high = high, low
+            # logaddexp, written out: a decision adds dozens. After the first interval `low` alone may be infinite.
+            wealth.append(high + log1p(exp(low - high)) + stake * z - cumulant(stake))
             k += 1
         level.append(predicted + gain * e)
         answer.append(followed + gain * h)
