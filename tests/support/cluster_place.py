@@ -60,11 +60,11 @@ class Users:
         bad: (seconds since the epoch, what) of all others.
     """
 
-    def __init__(self, url: str, host: str) -> None:
-        self.url, self.host, self.seen = url, host, Counter[str]()
+    def __init__(self, url: str, host: str, *, threads: int = THREADS, pause: float = PAUSE) -> None:
+        self.url, self.host, self.pause, self.seen = url, host, pause, Counter[str]()
         self.bad: list[tuple[float, str]] = []
         self._stop = threading.Event()
-        self._threads = [threading.Thread(target=self._send) for _ in range(THREADS)]
+        self._threads = [threading.Thread(target=self._send) for _ in range(threads)]
         for thread in self._threads:
             thread.start()
 
@@ -76,7 +76,7 @@ class Users:
             "max_tokens": 12,
             "stream": True,
         }
-        while not self._stop.wait(PAUSE):
+        while not self._stop.wait(self.pause):
             what = self._one(pool, body)
             self.seen[what] += 1
             if what != "complete":
@@ -260,10 +260,11 @@ class Place:
             force = ("--server-side", "--force-conflicts", "--field-manager=argocd-controller")
             self.cluster.kubectl("apply", *force, "-f", "-", stdin=text)
 
-    def fill(self, slot: str, name: str) -> None:
+    def fill(self, slot: str, what: str | Release, timeout: float = 90.0) -> None:
         """Put a release into a slot and wait until it is ready."""
-        self.workload.ensure(slot, release(name), 1)
-        self.cluster.until(f"{name} in {slot}", lambda: self.workload.status(slot).ready == 1)
+        made = release(what) if isinstance(what, str) else what
+        self.workload.ensure(slot, made, 1)
+        self.cluster.until(f"{made.name} in {slot}", lambda: self.workload.status(slot).ready == 1, timeout)
 
     def weigh(self, green: float) -> None:
         """Write weights and wait until the gateway says that it serves by them."""
@@ -273,6 +274,11 @@ class Place:
     def serve(self) -> Users:
         """v1 in blue, and users on it."""
         self.fill("blue", "v1")
+        self.open()
+        return Users(self.cluster.gateway_url, f"{self.namespace}.test")
+
+    def open(self) -> None:
+        """All traffic to blue, and wait until the gateway serves it."""
         self.weigh(0)
         headers = {"Host": f"{self.namespace}.test"}
 
@@ -283,7 +289,6 @@ class Place:
                 return False
 
         self.cluster.until("the gateway to serve", served)
-        return Users(self.cluster.gateway_url, f"{self.namespace}.test")
 
 
 def release(name: str) -> Release:

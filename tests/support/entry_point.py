@@ -21,7 +21,7 @@ from servegate.simulator.app import main
 assert sys.argv[1] == "serve", sys.argv
 sys.exit(main(["--model", sys.argv[2], *sys.argv[3:], *os.environ.get("STAND_IN", "").split()]))
 """
-_ENTRY = """import pathlib, sys
+ENTRY = """import pathlib, sys
 from servegate.serving.__main__ import main
 sys.exit(main(sys.argv[2:], pathlib.Path(sys.argv[1])))
 """
@@ -47,7 +47,7 @@ class Container:
         }
         self.log = folder / "log"
         with self.log.open("wb") as log:
-            command = [*around, sys.executable, "-c", _ENTRY, str(FLAGS), *arguments]
+            command = [*around, sys.executable, "-c", ENTRY, str(FLAGS), *arguments]
             self.process = subprocess.Popen(command, env=env, stdout=log, stderr=log)
 
     def wait_ready(self, seconds: float = 30) -> None:

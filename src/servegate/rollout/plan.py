@@ -8,6 +8,7 @@ numbers that would do: a canary that cannot decide is worse than none, because i
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -275,8 +276,18 @@ class Plan(Config):
         """
         if isinstance(check, Quality):
             return check.items
-        longest = self.limits.step * len(self.steps) + self.limits.held
-        return max(1, math.ceil(longest / check.interval))
+        return max(1, math.ceil(self._longest / check.interval))
+
+    @cached_property
+    def _longest(self) -> float:
+        return self.limits.step * len(self.steps) + self.limits.held
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """As any contract's; what was computed from the fields is computed anew."""
+        copied = super().model_copy(update=update, deep=deep)
+        for name in ("_identity", "_longest"):
+            copied.__dict__.pop(name, None)
+        return copied
 
 
 def load_plan(path: Path) -> Plan:

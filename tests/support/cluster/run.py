@@ -242,6 +242,7 @@ class Cluster:
 
     def _start_kubelet(self) -> None:
         self.images: dict[str, Any] = {}
+        self.lost: list[str] = []
         self.add_image(PAUSE, "sleep", "infinity")
         self.add_image(SIMULATOR, sys.executable, "-m", "servegate.simulator")
         spec = {
@@ -265,30 +266,47 @@ class Cluster:
         """What the containers of a pod have said so far."""
         return "".join(path.read_text(errors="replace") for path in self.folder.glob(f"pods/*_{pod}_*/*.log"))
 
+    def add_node(self, index: int, gpus: int) -> str:
+        """One more node; its name. `index`: of none that there ever was, below eight."""
+        node = self._node(index, gpus)
+        self.kubectl("create", "-f", "-", stdin=yaml.safe_dump(node))
+        name = str(node["metadata"]["name"])
+        self.wait("Ready", "node", name)
+        return name
+
+    def lose_node(self, name: str) -> None:
+        """The machine of a node is gone from one moment to the next, and its object as a cloud removes it.
+
+        Nothing on it runs on, and nobody says so: its pods stay in the API as they were.
+        """
+        self.lost.append(name)
+        write_atomic(self.folder / "lost.json", json.dumps(self.lost).encode())
+        self.until("the machine to be gone", lambda: (self.folder / f"lost-{name}").exists())
+        self.kubectl("delete", "node", name)
+
     def _make_nodes(self, count: int, gpus: int) -> None:
-        resources = {"cpu": "64", "memory": "512Gi", "pods": "110", "nvidia.com/gpu": str(gpus)}
-        nodes = []
-        for index in range(count):
-            name, pods = f"gpu-{index}", str(self.addresses.node(index))
-            labels = {
-                "kubernetes.io/hostname": name,
-                "kubernetes.io/os": "linux",
-                "kubernetes.io/arch": "amd64",
-                "nvidia.com/gpu.product": "NVIDIA-H200",
-                "topology.kubernetes.io/zone": f"zone-{index % 2}",
-            }
-            nodes.append(
-                {
-                    "apiVersion": "v1",
-                    "kind": "Node",
-                    "metadata": {"name": name, "labels": labels, "annotations": {"kwok.x-k8s.io/node": "fake"}},
-                    "spec": {"podCIDR": pods, "podCIDRs": [pods]},
-                    "status": {"allocatable": resources, "capacity": resources},
-                }
-            )
+        nodes = [self._node(index, gpus) for index in range(count)]
         self.kubectl("create", "-f", "-", stdin=yaml.safe_dump_all(nodes))
         self.until("service account", lambda: "default" in self.kubectl("get", "serviceaccount", check=False))
         self.wait("Ready", "node", "--all")
+
+    def _node(self, index: int, gpus: int) -> dict[str, Any]:
+        resources = {"cpu": "64", "memory": "512Gi", "pods": "110", "nvidia.com/gpu": str(gpus)}
+        name, pods = f"gpu-{index}", str(self.addresses.node(index))
+        labels = {
+            "kubernetes.io/hostname": name,
+            "kubernetes.io/os": "linux",
+            "kubernetes.io/arch": "amd64",
+            "nvidia.com/gpu.product": "NVIDIA-H200",
+            "topology.kubernetes.io/zone": f"zone-{index % 2}",
+        }
+        return {
+            "apiVersion": "v1",
+            "kind": "Node",
+            "metadata": {"name": name, "labels": labels, "annotations": {"kwok.x-k8s.io/node": "fake"}},
+            "spec": {"podCIDR": pods, "podCIDRs": [pods]},
+            "status": {"allocatable": resources, "capacity": resources},
+        }
 
     def _start_gateway(self) -> None:
         self.kubectl("apply", "--server-side", "-f", str(self.programs.crds))

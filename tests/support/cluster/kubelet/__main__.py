@@ -18,8 +18,12 @@ LOOK = 0.1
 
 
 def main(file: str) -> None:
-    """`file`: JSON with kubeconfig, folder, images, bridge [name, address, prefix] and env."""
+    """`file`: JSON with kubeconfig, folder, images, bridge [name, address, prefix] and env.
+
+    Beside it lost.json, once a machine is lost: names of nodes. `lost-NAME` says that nothing of one runs any more.
+    """
     given = json.loads(Path(file).read_text())
+    lost, lost_file = list[str](), Path(file).with_name("lost.json")
     kube = Kube("default", kubeconfig=Path(given["kubeconfig"]))
     images = Path(given["images"])
     setting = Setting(kube, Path(given["folder"]), {}, tuple(given["bridge"]), given["env"])
@@ -30,9 +34,14 @@ def main(file: str) -> None:
     while True:
         try:
             setting.images.update(json.loads(images.read_text()))
+            if lost_file.exists():
+                lost = json.loads(lost_file.read_text())
+            for name in lost:
+                _lose(name, runners, Path(file).with_name(f"lost-{name}"))
             pods = kube.call("GET", "/api/v1/pods", query={"fieldSelector": "spec.nodeName!="})["items"]
             for pod in pods:
-                _see(setting, pod, runners, ranges)
+                if pod["spec"]["nodeName"] not in lost:
+                    _see(setting, pod, runners, ranges)
             there = {pod["metadata"]["uid"] for pod in pods}
             for uid in set(runners) - there:
                 runners[uid].leave(0.0)
@@ -41,6 +50,14 @@ def main(file: str) -> None:
         except KubeError as error:
             print(error, file=sys.stderr, flush=True)
         time.sleep(LOOK)
+
+
+def _lose(node: str, runners: dict[str, PodRunner], done: Path) -> None:
+    gone = [runner for runner in runners.values() if runner.pod["spec"]["nodeName"] == node]
+    for runner in gone:
+        runner.vanish()
+    if not any(runner.is_alive() for runner in gone):
+        done.touch()
 
 
 def _see(

@@ -53,6 +53,7 @@ class PodRunner(threading.Thread):
         self.path = f"/api/v1/namespaces/{meta['namespace']}/pods/{meta['name']}"
         self.folder = setting.folder / f"{meta['namespace']}_{meta['name']}_{meta['uid'][:8]}"
         self.leaving = threading.Event()
+        self.lost = threading.Event()
         self.grace = 30.0
         self.references = References(setting.kube, pod)
         self._pool = ThreadPoolExecutor(max_workers=4)
@@ -64,6 +65,11 @@ class PodRunner(threading.Thread):
     def leave(self, grace: float) -> None:
         """The pod has been deleted."""
         self.grace = grace
+        self.leaving.set()
+
+    def vanish(self) -> None:
+        """Its machine is gone: it ends at once, and nobody hears of it."""
+        self.lost.set()
         self.leaving.set()
 
     def run(self) -> None:
@@ -108,6 +114,11 @@ class PodRunner(threading.Thread):
                 self.leaving.wait()
                 break
             self.leaving.wait(TICK)
+        if self.lost.is_set():
+            for container in (*first, *main):
+                if container.child is not None:
+                    container.child.stop(grace=0.0)
+            return
         threads = [threading.Thread(target=item.terminate, args=(self.grace,)) for item in main]
         for thread in threads:
             thread.start()
