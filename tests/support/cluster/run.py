@@ -257,9 +257,11 @@ class Cluster:
         support = str(Path(__file__).parents[1])
         self.start("kubelet", [sys.executable, "-m", "cluster.kubelet", str(path)], {"PYTHONPATH": support})
 
-    def add_image(self, repository: str, *command: str, env: dict[str, str] | None = None) -> None:
-        """Let containers of this image run `command`; whatever the tag or digest."""
-        self.images[repository] = {"command": list(command), "env": env or {}}
+    def add_image(
+        self, repository: str, *command: str, env: dict[str, str] | None = None, folder: str | Path = "/"
+    ) -> None:
+        """Let containers of this image run `command` in `folder`; whatever the tag or digest."""
+        self.images[repository] = {"command": list(command), "env": env or {}, "folder": str(folder)}
         write_atomic(self.folder / "images.json", json.dumps(self.images).encode())
 
     def pod_log(self, pod: str) -> str:

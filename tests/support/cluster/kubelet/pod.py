@@ -19,7 +19,7 @@ from cluster.kubelet.container import Container, now
 from cluster.kubelet.volumes import NotYetError, References, expand
 from servegate.errors import InfrastructureError
 from servegate.process import Child
-from servegate.rollout.kube import Kube
+from servegate.rollout.kube import Kube, KubeError
 
 Object = dict[str, Any]
 TICK = 0.05
@@ -31,7 +31,7 @@ class Setting:
     """What all pods have in common.
 
     Attributes:
-        images: repository → {"command": […], "env": {…}}.
+        images: repository → {"command": […], "env": {…}, "folder": "…"}.
         bridge: (name, address, length of the prefix) of the bridge all pods hang on.
         env: variables every container gets, such as where the API server is.
     """
@@ -181,6 +181,9 @@ class PodRunner(threading.Thread):
             reason = "ContainerCreating" if error.volume else "CreateContainerConfigError"
             container.waiting = {"reason": reason, "message": str(error)}
             container.due = time.monotonic() + 0.5
+        except KubeError as error:  # the API server is away
+            container.waiting = {"reason": "ContainerCreating", "message": str(error)}
+            container.due = time.monotonic() + 0.5
 
     def _start(self, spec: Object) -> Child:
         assert self._sandbox is not None
@@ -197,11 +200,11 @@ class PodRunner(threading.Thread):
             if item["name"] in sources:
                 source = str(sources[item["name"]] / item.get("subPath", ""))
                 mounts.append([source, item["mountPath"], bool(item.get("readOnly"))])
-        if aliases := self.pod["spec"].get("hostAliases"):
-            lines = [f"{item['ip']} {' '.join(item['hostnames'])}" for item in aliases]
-            hosts = self.folder / "hosts"
-            hosts.write_text("\n".join([Path("/etc/hosts").read_text(), *lines, ""]))
-            mounts.append([str(hosts), "/etc/hosts", True])
+        aliases = self.pod["spec"].get("hostAliases") or ()
+        lines = [f"{item['ip']} {' '.join(item['hostnames'])}" for item in aliases]
+        hosts = self.folder / "hosts"
+        hosts.write_text("\n".join([Path("/etc/hosts").read_text(), *lines, *self.references.services(), ""]))
+        mounts.append([str(hosts), "/etc/hosts", True])
         image = self.setting.images[_repository(spec["image"])]
         env = self.references.environment(spec, self.address)
         command = [expand(part, env) for part in spec.get("command") or image["command"]]
@@ -213,7 +216,7 @@ class PodRunner(threading.Thread):
             "folder": str(roots),
             "mounts": mounts,
             "keep": [sys.prefix, sys.base_prefix, repository, "/tmp"],
-            "cwd": spec.get("workingDir", "/"),
+            "cwd": spec.get("workingDir") or image.get("folder", "/"),
             "env": {
                 **{key: os.environ[key] for key in ("PATH", "LANG", "HOME") if key in os.environ},
                 **self.setting.env,
@@ -261,8 +264,6 @@ class PodRunner(threading.Thread):
 
     def _patient(self, method: str, path: str, body: Object) -> None:
         """A request that waits for an API server that is away; an object that is gone is fine."""
-        from servegate.rollout.kube import KubeError
-
         content = "application/merge-patch+json" if method == "PATCH" else "application/json"
         while True:
             try:

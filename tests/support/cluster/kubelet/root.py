@@ -21,6 +21,14 @@ def mount(source: str, target: str, kind: str = "none", flags: int = 0, data: st
         raise OSError(code, os.strerror(code), target)
 
 
+def keep(root: Path, paths: list[str]) -> None:
+    """Bring in what is not in the root folder: what lies on a file system of its own is not in the overlay."""
+    for path in sorted(paths, key=len):  # a folder before what is in it
+        if not os.path.lexists(f"{root}{path}"):
+            Path(f"{root}{path}").mkdir(parents=True)
+            mount(path, f"{root}{path}", flags=MS_BIND)
+
+
 def main(file: str) -> None:
     """Never returns."""
     spec = json.loads(Path(file).read_text())
@@ -31,10 +39,7 @@ def main(file: str) -> None:
     mount("overlay", str(root), "overlay", 0, f"lowerdir=/,upperdir={folder / 'upper'},workdir={folder / 'work'}")
     for path in ("/proc", "/sys", "/dev"):
         mount(path, f"{root}{path}", flags=MS_BIND | MS_REC)
-    for path in spec["keep"]:  # what lies on a file system of its own is not in the overlay
-        if not os.path.lexists(f"{root}{path}"):
-            Path(f"{root}{path}").mkdir(parents=True)
-            mount(path, f"{root}{path}", flags=MS_BIND)
+    keep(root, spec["keep"])
     for source, target, read_only in spec["mounts"]:
         # An absolute link on the way (/var/run) would lead out of the new root.
         place = f"{root}{os.path.realpath(target)}"
@@ -46,6 +51,7 @@ def main(file: str) -> None:
         mount(source, place, flags=MS_BIND)
         if read_only:
             mount(source, place, flags=MS_BIND | MS_REMOUNT | MS_RDONLY)
+    keep(root, spec["keep"])  # a volume at /tmp hides what lies there
     os.chroot(root)
     os.chdir(spec["cwd"])
     try:

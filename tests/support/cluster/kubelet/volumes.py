@@ -44,6 +44,16 @@ class References:
             found[key] = base64.b64decode(value) if kind == "secret" else str(value).encode()
         return found
 
+    def services(self) -> list[str]:
+        """Lines of a hosts file with the names of the namespace's Services, which in a cluster DNS knows."""
+        found = self.kube.call("GET", f"/api/v1/namespaces/{self.namespace}/services")["items"]
+        addresses = {item["metadata"]["name"]: item["spec"].get("clusterIP") for item in found}
+        return [
+            f"{address} {name} {name}.{self.namespace} {name}.{self.namespace}.svc"
+            for name, address in addresses.items()
+            if address not in (None, "", "None")
+        ]
+
     def field(self, path: str, address: str) -> str:
         """A downward API field."""
         meta, spec = self.pod["metadata"], self.pod["spec"]
