@@ -43,7 +43,7 @@ steps:
   - {{weight: 100%, min_time: 5s}}
 checks:
   - {{kind: errors-vs-stable, name: errors, share: 60%, interval: 3s, odds_ratio: 1.5}}
-  - {{kind: latency-vs-stable, name: ttft, share: 20%, metric: ttft, margin: 50%, interval: 5s, min_requests: 2,
+  - {{kind: latency-vs-stable, name: ttft, share: 20%, metric: ttft, margin: 100%, interval: 5s, min_requests: 2,
      weather: {{sd: 30%, lasts: 30s}}}}
   - {{kind: errors-slo, name: slo, share: 20%, at_most: 5%, interval: 3s}}
 watchdogs: {{unready: 90s, no_data: 90s, route: 90s}}
