@@ -22,9 +22,32 @@ _SOURCE = re.compile(r"(?P<repository>[A-Za-z0-9-]+/[A-Za-z0-9._-]+)@(?P<commit>
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,94}")
 _URI = re.compile(r"(hf|s3|gs|pvc|oci|https)://[A-Za-z0-9][A-Za-z0-9._/@:-]*")
 _IMAGE = re.compile(r"[a-z0-9.-]+(:[0-9]{1,5})?(/[a-z0-9]+([._-]+[a-z0-9]+)*)+")
+_NAMESPACE = re.compile(r"[a-z]([-a-z0-9]{0,53}[a-z0-9])?")
+_GPU = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
 _VERSION = re.compile(r":v(\d+\.\d+\.\d+)")
 # For this project's own demonstrations.
 _LEFT_OUT = re.compile(r"(^|/)vllm-cpu[^/]*$|(^|/)machine\.yaml$|(^|/)support-small\.yaml$|\.pyc$")
+CLOUDS = ("aws", "google", "azure", "none")
+NAMESPACE = "llm"
+"""Namespace of production in our files; staging's is the same with `-staging`."""
+# Files with a line that names one of the two.
+_PLACED = re.compile(
+    r"k8s/overlays/(production|staging|eks)/\w+\.yaml|k8s/gitops/argocd\.yaml|rollout/kubernetes[\w-]*\.yaml"
+)
+_GPU_PATCH = """\
+  # A label of the nodes that NVIDIA's GPU feature discovery writes.
+  - target: {{kind: Deployment, labelSelector: app.kubernetes.io/component=engine}}
+    patch: |-
+      apiVersion: apps/v1
+      kind: Deployment
+      metadata:
+        name: any
+      spec:
+        template:
+          spec:
+            nodeSelector:
+              nvidia.com/gpu.product: {gpu}
+"""
 
 
 @dataclass(frozen=True)
@@ -37,6 +60,9 @@ class Settings:
         served_name: name clients put into requests.
         image: name of the serving image; empty: ghcr.io and the repository.
         workflows: `OWNER/REPOSITORY@COMMIT` whose workflows are called; None: no workflows.
+        namespace: of production; staging's is the same with `-staging`.
+        gpu: the product that engines need, as the node label nvidia.com/gpu.product has it; None: any GPU.
+        cloud: one of CLOUDS; None: not said.
     """
 
     model: str
@@ -44,6 +70,9 @@ class Settings:
     revision: str | None = None
     image: str = ""
     workflows: str | None = None
+    namespace: str = NAMESPACE
+    gpu: str | None = None
+    cloud: str | None = None
 
     def check(self) -> None:
         """Raise ConfigError for what would not be one word in a YAML file."""
@@ -52,6 +81,8 @@ class Settings:
             ("--served-name", self.served_name, _NAME, "support"),
             ("--revision", self.revision or "main", _NAME, "a commit of the model's repository"),
             ("--image", self.image or "ghcr.io/team/chat", _IMAGE, "ghcr.io/team/chat"),
+            ("--namespace", self.namespace, _NAMESPACE, "llm"),
+            ("--gpu", self.gpu or "any", _GPU, "NVIDIA-H100-80GB-HBM3"),
             ("--workflows", self.workflows or f"a/b@{'0' * 40}", _SOURCE, "OWNER/servegate@40-digit-commit"),
         ):
             if not pattern.fullmatch(value):
@@ -82,7 +113,7 @@ def plan(settings: Settings, target: Path) -> list[File]:
         ConfigError: a setting is not usable, or something in the target is in the way.
     """
     settings.check()
-    wanted = dict(_folders(_source()))
+    wanted = {path: _fitted(path, content, settings) for path, content in _folders(_source(), settings.cloud)}
     wanted["Dockerfile"] = (_source() / "Dockerfile").read_bytes()
     wanted["release.yaml"] = _release(settings).encode()
     if settings.workflows is not None:
@@ -96,6 +127,7 @@ def plan(settings: Settings, target: Path) -> list[File]:
                 ("@VERSION@", f"v{servegate.__version__}"),
                 ("@SERVED_NAME@", json.dumps(settings.served_name)),
                 ("@IMAGE@", json.dumps(settings.image)),
+                ("@NAMESPACE@", settings.namespace),
             ):
                 text = text.replace(mark, value)
             wanted[f".github/workflows/{name}"] = text.encode()
@@ -129,12 +161,26 @@ def _source() -> Path:
     return scaffold if scaffold.is_dir() else package.parent.parent
 
 
-def _folders(source: Path) -> Iterator[tuple[str, bytes]]:
+def _folders(source: Path, cloud: str | None) -> Iterator[tuple[str, bytes]]:
     for folder in (*FOLDERS, "k8s"):
         for path in sorted((source / folder).rglob("*")):
             name = path.relative_to(source).as_posix()
-            if path.is_file() and not _LEFT_OUT.search(name):
+            elsewhere = name.startswith("k8s/overlays/eks/") and cloud not in (None, "aws")
+            if path.is_file() and not _LEFT_OUT.search(name) and not elsewhere:
                 yield name, path.read_bytes()
+
+
+def _fitted(path: str, content: bytes, settings: Settings) -> bytes:
+    """A file with the team's namespace and GPUs in it."""
+    if not _PLACED.fullmatch(path):
+        return content
+    key = "name" if path.endswith("/namespace.yaml") else "namespace"
+    ours = re.compile(rf"^( *{key}: ){NAMESPACE}(-staging)?$", re.MULTILINE)
+    text = ours.sub(rf"\g<1>{settings.namespace}\g<2>", content.decode())
+    if settings.gpu is not None and path.endswith("/kustomization.yaml"):
+        # The patches are the last part of an overlay that has some.
+        text += ("" if "\npatches:\n" in text else "patches:\n") + _GPU_PATCH.format(gpu=json.dumps(settings.gpu))
+    return text.encode()
 
 
 def _release(settings: Settings) -> str:

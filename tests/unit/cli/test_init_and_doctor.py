@@ -18,6 +18,7 @@ from servegate.pipeline import doctor
 from servegate.pipeline.doctor import Finding, State
 from servegate.pipeline.scaffold import Settings, plan
 from servegate.pipeline.scaffold import State as FileState
+from servegate.pipeline.site import ClusterSite, load_site
 
 COMMIT = "0123456789" * 4
 SOURCE = f"team/servegate@{COMMIT}"
@@ -78,6 +79,36 @@ def test_what_a_caller_passes_exists_in_the_called_workflow(made: Path) -> None:
                 assert job["permissions"].get(scope) in (level, "write"), (name, scope)
 
 
+def test_namespace_gpu_and_cloud_are_everywhere_they_belong(tmp_path: Path) -> None:
+    import yaml
+
+    options = ("--namespace", "chat", "--gpu", "NVIDIA-L40S", "--cloud", "google", "--workflows", SOURCE)
+    done = servegate("init", str(tmp_path), "--model", "hf://a/b", *options)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"SERVEGATE_LOGIN +google\n.*SERVEGATE_CLUSTER_ACCOUNT", done.stdout, re.DOTALL)
+    assert "kubernetes:chat-staging" in done.stdout
+    assert not (tmp_path / "k8s/overlays/eks").exists()
+    for overlay, name in (("production", "chat"), ("staging", "chat-staging")):
+        build = [str(BIN / "kubectl"), "kustomize", str(tmp_path / "k8s/overlays" / overlay)]
+        found = list(yaml.safe_load_all(subprocess.run(build, capture_output=True, check=True).stdout))
+        assert [item["metadata"]["name"] for item in found if item["kind"] == "Namespace"] == [name]
+        assert {item["metadata"].get("namespace", name) for item in found} == {name}
+        slots = [item["spec"]["template"]["spec"] for item in found if item["kind"] == "Deployment"]
+        assert [slot["nodeSelector"] for slot in slots] == 2 * [{"nvidia.com/gpu.product": "NVIDIA-L40S"}]
+    sites = [load_site(tmp_path / "rollout" / file) for file in ("kubernetes.yaml", "kubernetes-staging.yaml")]
+    assert [site.namespace for site in sites if isinstance(site, ClusterSite)] == ["chat", "chat-staging"]
+    caller = yaml.safe_load((tmp_path / ".github/workflows/release.yml").read_text("utf-8"))
+    (job,) = caller["jobs"].values()
+    assert (job["with"]["namespace"], job["with"]["staging-namespace"]) == ("chat", "chat-staging")
+
+
+def test_without_them_the_files_are_ours(tmp_path: Path) -> None:
+    root = Path(__file__).parents[3]
+    same = [file for file in plan(Settings("hf://a/b", "b"), tmp_path) if file.path.startswith(("k8s/", "rollout/"))]
+    assert len(same) > 50
+    assert all((root / file.path).read_bytes() == file.content for file in same)
+
+
 def test_what_differs_is_kept_and_what_is_the_same_is_not_touched(tmp_path: Path) -> None:
     assert servegate("init", str(tmp_path), "--model", "hf://a/b").returncode == 0
     mine = tmp_path / "gates/release.yaml"
@@ -108,6 +139,9 @@ def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:
         {"model": "Qwen/Qwen3-8B"},
         {"model": 'hf://a/b"\nargs: [--x]'},
         {"served_name": "a b"},
+        {"namespace": "Chat"},
+        {"namespace": "chat\nx: y"},
+        {"gpu": "L40S, }"},
         {"served_name": "${{ secrets.X }}"},
         {"revision": "main\n"},
         {"image": "ghcr.io/Team/chat"},
