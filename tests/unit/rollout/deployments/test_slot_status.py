@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from deployment_slots import CORE, DEPLOYMENTS, T0, T1, Clock, deployment, engine, pod, release, ready, settle
+from deployment_slots import CORE, DEPLOYMENTS, T0, T1, Clock, deployment, engine, pod, ready, release, settle
 from fake_kube import FakeKube
 
 from servegate.rollout.workloads.deployments import DeploymentWorkload
