@@ -176,8 +176,8 @@ def cluster() -> Iterator[Number]:
     rounds = found["rounds"]
     yield Number(f"  in {rounds['count']} promotions and as many rollbacks", rounds["lost"], "requests", 0)
     yield Number("  from the scrape that decides to the last request", found["back"]["seconds"], "s", 2)
-    for tick, rate in found["calls_per_second"].items():
-        yield Number(f"  requests at the API server, tick {tick} s", rate, "1/s", 1)
+    for tick, rates in found["calls_per_second"].items():
+        yield Number(f"  requests at the API server, tick {tick} s, in a whole rollout", rates["most"], "1/s", 1)
     yield Number("  memory of the controller at most", found["mib"], "MiB", 150)
 
 

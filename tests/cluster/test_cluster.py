@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -129,17 +130,38 @@ def test_two_run_side_by_side_and_leave_nothing(cluster: Cluster) -> None:
 
 @pytest.mark.timeout(300)
 def test_a_killed_one_leaves_no_process(tmp_path: Path) -> None:
+    """Nor what a container has started in a session of its own."""
+    seconds = str(10**6 + os.getpid())
+    container = {
+        "name": "one",
+        "image": "servegate.test/detached",
+        "args": ["-c", f"setsid sleep {seconds} & sleep 600"],
+    }
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}, "spec": {"containers": [container]}}
     code = (
         "import sys, time; from cluster import Cluster; c = Cluster(nodes=1, gateway=False); "
+        f"c.add_image('servegate.test/detached', 'sh'); c.apply({pod}); c.wait('Ready', 'pod', 'p'); "
         "print(*[x.pid for x in c.children.values()], flush=True); time.sleep(600)"
     )
+
+    def asleep() -> bool:
+        return (
+            subprocess.run(["pgrep", "-f", f"^sleep {seconds}$"], stdout=subprocess.DEVNULL, check=False).returncode
+            == 0
+        )
+
     command = [sys.executable, "-c", f"import sys; sys.path[:0] = {sys.path!r}; {code}"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as running:
         assert running.stdout is not None
         pids = [int(pid) for pid in running.stdout.readline().split()]
         assert len(pids) >= 6
+        assert asleep()
         running.kill()
     assert all(wait_until_exit(pid, 10) for pid in pids)
+    deadline = time.monotonic() + 10
+    while asleep():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
     time.sleep(0.1)
     with Cluster(nodes=1, gateway=False) as again:  # where the killed one was
         assert "gpu-0" in again.kubectl("get", "nodes")

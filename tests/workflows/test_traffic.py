@@ -183,10 +183,14 @@ jobs:
 """
 
 
-def drill(repository: Repository, world: Any, site: Site, name: str) -> Ran:
+def driller(repository: Repository, site: Site, name: str) -> None:
     text = DRILLER.format(folder=site.folder, store=site.store, url=site.url, name=name)
     (repository.folder / ".github/workflows/driller.yml").write_text(text, "utf-8")
     repository.commit("driller")
+
+
+def drill(repository: Repository, world: Any, site: Site, name: str) -> Ran:
+    driller(repository, site, name)
     return repository.act("push", "driller.yml", {}, env=world.env)
 
 
@@ -210,6 +214,17 @@ def test_a_drill_that_promotes_its_fault_fails_loudly(repository: Repository, wo
     assert ran.jobs == {"Drill": "failure"}
     assert "THE NET HAS A HOLE: a release with a fault in it was promoted" in ran.log
     assert "### Drill: THE NET HAS A HOLE" in ran.log
+
+
+def test_a_cancelled_drill_takes_its_release_back(repository: Repository, world: Any, site: Site) -> None:
+    driller(repository, site, "v2")  # which nothing but the cancelling ends early
+    with repository.acting("push", "driller.yml", {}, env=world.env) as running:
+        site.until("phase", "STEP", timeout=120)
+        running.process.send_signal(signal.SIGINT)
+        ran = running.ended(120)
+    assert ran.status != 0
+    status = site.status()
+    assert (status["phase"], status["weights"][status["stable"]]) == ("ROLLED_BACK", 100), ran.log
 
 
 def test_a_drill_that_could_not_be_done_says_nothing_about_the_net(

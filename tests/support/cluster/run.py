@@ -33,6 +33,17 @@ GATEWAY_PORT = 18080
 """As manifests/gateway.yaml says; Envoy Gateway itself listens on 8080."""
 PAUSE = "servegate.test/pause"
 SIMULATOR = "servegate.test/simulator"
+# What a container has started, in a session of its own perhaps, ends with the cluster, however that ends: `read`
+# returns when nobody holds the other end of the pipe.
+GUARD = """
+read -r _
+for space in "$0"/*; do
+    for process in /proc/[0-9]*; do
+        [ "$(readlink "$process/ns/mnt")" = "${space##*/}" ] && kill -9 "${process#/proc/}"
+    done
+done 2>/dev/null
+exit 0
+"""
 # What runs in a cluster without clouds and volumes.
 CONTROLLERS = (
     "deployment-controller,replicaset-controller,job-controller,cronjob-controller,endpointslice-controller,"
@@ -61,6 +72,10 @@ class Cluster:
             raise ValueError(f"1 to {NODES} nodes, not {nodes}")
         self.programs = programs()
         self.folder = Path(tempfile.mkdtemp(prefix="servegate-cluster-"))
+        (self.folder / "spaces").mkdir()
+        self._guard = subprocess.Popen(
+            ["sh", "-c", GUARD, str(self.folder / "spaces")], stdin=subprocess.PIPE, start_new_session=True
+        )
         self.children: dict[str, Child] = {}
         self._commands: dict[str, tuple[list[str], dict[str, str]]] = {}
         self.network: Network | None = None
@@ -89,6 +104,7 @@ class Cluster:
         for name in reversed(self.children):
             self.children[name].stop(grace=0.0)
         self.children.clear()
+        self._guard.communicate()
         if self.network is not None:
             self.network.close()
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -249,6 +265,7 @@ class Cluster:
             "kubeconfig": str(self.kubeconfig),
             "folder": str(self.folder / "pods"),
             "images": str(self.folder / "images.json"),
+            "spaces": str(self.folder / "spaces"),
             "bridge": [BRIDGE, self.addresses.bridge, self.addresses.pods.prefixlen],
             "env": {"KUBERNETES_SERVICE_HOST": self.addresses.inside, "KUBERNETES_SERVICE_PORT": "6443"},
         }

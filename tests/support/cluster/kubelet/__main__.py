@@ -18,7 +18,7 @@ LOOK = 0.1
 
 
 def main(file: str) -> None:
-    """`file`: JSON with kubeconfig, folder, images, bridge [name, address, prefix] and env.
+    """`file`: JSON with kubeconfig, folder, images, spaces, bridge [name, address, prefix] and env.
 
     Beside it lost.json, once a machine is lost: names of nodes. `lost-NAME` says that nothing of one runs any more.
     """
@@ -26,7 +26,7 @@ def main(file: str) -> None:
     lost, lost_file = list[str](), Path(file).with_name("lost.json")
     kube = Kube("default", kubeconfig=Path(given["kubeconfig"]))
     images = Path(given["images"])
-    setting = Setting(kube, Path(given["folder"]), {}, tuple(given["bridge"]), given["env"])
+    setting = Setting(kube, Path(given["folder"]), {}, tuple(given["bridge"]), Path(given["spaces"]), given["env"])
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     ServiceProxy(Kube("default", kubeconfig=Path(given["kubeconfig"]))).start()
     runners: dict[str, PodRunner] = {}

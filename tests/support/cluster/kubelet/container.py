@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
+import os
 import resource
 import signal
 import socket
@@ -31,6 +33,15 @@ def bytes_of(quantity: str) -> int:
     """Of an amount of memory such as 512Mi; only the binary units that our manifests use."""
     units = {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
     return int(quantity[:-2]) * units[quantity[-2:]] if quantity[-2:] in units else int(quantity)
+
+
+def _mount_space(pid: int) -> str:
+    """The mount namespace of a process; empty when it is this machine's own, or the process is gone."""
+    try:
+        found = str(Path(f"/proc/{pid}/ns/mnt").readlink())
+    except OSError:
+        return ""
+    return "" if found == str(Path("/proc/self/ns/mnt").readlink()) else found
 
 
 @dataclass
@@ -67,12 +78,14 @@ class Container:
     Attributes:
         start: starts its process; raises what `problem` tells of.
         address: of the pod.
+        spaces: folder with a file per container that runs, named after its mount namespace, for whoever outlives us.
     """
 
     spec: Object
     address: str
     start: Callable[[], Child]
     pool: ThreadPoolExecutor
+    spaces: Path
     image_problem: str | None = None
     child: Child | None = None
     waiting: Object | None = field(default_factory=lambda: {"reason": "ContainerCreating"})
@@ -84,6 +97,7 @@ class Container:
     ready: bool = False
     started: bool = False
     out_of_memory: bool = False
+    space: str = ""
     probes: dict[str, Probe] = field(default_factory=dict)
 
     @property
@@ -92,7 +106,7 @@ class Container:
 
     def launch(self) -> None:
         """Start the process; what it raises is for the pod to tell."""
-        self.child = self.start()
+        self.child, self.space = self.start(), ""
         self.waiting = self.terminated = None
         self.started_at = now()
         self.ready, self.started = False, False
@@ -108,6 +122,10 @@ class Container:
         if self.child is None:
             return
         status = self.child.returncode
+        if not self.space:
+            self.space = _mount_space(self.child.pid)
+            if self.space:
+                (self.spaces / self.space).touch()
         if status is None and self._too_large():
             self.out_of_memory = True
             self.child.send(signal.SIGKILL)
@@ -190,7 +208,19 @@ class Container:
         if self.child is not None:
             self.child.send(signal.SIGTERM)
             self.child.wait(max(0.0, deadline - time.monotonic()))
+            self.stop()
+
+    def stop(self) -> None:
+        """End it at once, and with it whatever its process has started: a container ends as a whole."""
+        if self.child is not None:
             self.child.stop(grace=0.0)
+        if not self.space:
+            return
+        for path in Path("/proc").glob("[0-9]*"):
+            if _mount_space(int(path.name)) == self.space:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(int(path.name), signal.SIGKILL)
+        (self.spaces / self.space).unlink(missing_ok=True)
 
     def status(self) -> Object:
         """The containerStatus."""
@@ -226,7 +256,7 @@ class Container:
             "startedAt": self.started_at,
             "finishedAt": now(),
         }
-        self.child.stop(grace=0.0)
+        self.stop()
         self.child, self.ready, self.started, self.out_of_memory = None, False, False, False
         if not again:
             self.terminated = ended

@@ -33,6 +33,7 @@ class Setting:
     Attributes:
         images: repository → {"command": […], "env": {…}, "folder": "…"}.
         bridge: (name, address, length of the prefix) of the bridge all pods hang on.
+        spaces: folder of what runs (`Container.spaces`).
         env: variables every container gets, such as where the API server is.
     """
 
@@ -40,6 +41,7 @@ class Setting:
     folder: Path
     images: Object
     bridge: tuple[str, str, int]
+    spaces: Path
     env: dict[str, str]
 
 
@@ -116,8 +118,7 @@ class PodRunner(threading.Thread):
             self.leaving.wait(TICK)
         if self.lost.is_set():
             for container in (*first, *main):
-                if container.child is not None:
-                    container.child.stop(grace=0.0)
+                container.stop()
             return
         threads = [threading.Thread(target=item.terminate, args=(self.grace,)) for item in main]
         for thread in threads:
@@ -163,7 +164,7 @@ class PodRunner(threading.Thread):
         return child
 
     def _container(self, spec: Object) -> Container:
-        made = Container(spec, self.address, lambda: self._start(spec), self._pool)
+        made = Container(spec, self.address, lambda: self._start(spec), self._pool, self.setting.spaces)
         if _repository(spec["image"]) not in self.setting.images:
             made.image_problem = f'failed to pull and unpack image "{spec["image"]}": not found'
         return made
