@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -150,18 +151,24 @@ def test_a_killed_one_leaves_no_process(tmp_path: Path) -> None:
             == 0
         )
 
+    def until(holds: Callable[[], bool]) -> bool:
+        deadline = time.monotonic() + 10
+        while not holds():
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.05)
+        return True
+
     command = [sys.executable, "-c", f"import sys; sys.path[:0] = {sys.path!r}; {code}"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as running:
         assert running.stdout is not None
-        pids = [int(pid) for pid in running.stdout.readline().split()]
-        assert len(pids) >= 6
-        assert asleep()
-        running.kill()
+        try:
+            pids = [int(pid) for pid in running.stdout.readline().split()]
+            assert len(pids) >= 6
+            assert until(asleep)
+        finally:
+            running.kill()
     assert all(wait_until_exit(pid, 10) for pid in pids)
-    deadline = time.monotonic() + 10
-    while asleep():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    time.sleep(0.1)
+    assert until(lambda: not asleep())
     with Cluster(nodes=1, gateway=False) as again:  # where the killed one was
         assert "gpu-0" in again.kubectl("get", "nodes")
