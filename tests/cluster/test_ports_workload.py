@@ -1,4 +1,8 @@
-"""The contract of a Workload against the real cluster: the shipped slots, real pods, real faults."""
+"""The contract of a Workload against the real cluster: the shipped slots, real pods, real faults.
+
+LLMInferenceServices are real objects of KServe's own definition; what KServe would make of them, Deployments and
+Services, the test makes (tests/support/kserve_stand_in.py). Their pods are as real as the others.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +10,16 @@ from collections.abc import Callable, Iterator
 
 import contracts
 import pytest
+from apply import Applier
+from kserve_stand_in import StandIn
 from manifests import documents
 
 from cluster import Cluster
-from servegate.release import Image, Release
-from servegate.rollout.kube import Kube
+from servegate.release import Image, Model, Release
+from servegate.rollout.kube import Kube, Object
 from servegate.rollout.workloads.deployments import DeploymentWorkload
+from servegate.rollout.workloads.kserve import KServeWorkload
+from servegate.rollout.workloads.slots import SlotWorkload
 
 contract = contracts.load("test_ports_workload")
 globals().update(contracts.tests_of(contract))
@@ -33,33 +41,67 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def in_image(*arguments: str) -> Release:
         made: Release = plain(*arguments)
-        return made.model_copy(update={"image": ENGINE})
+        model = Model(uri="hf://example/m", served_name=made.model.served_name)
+        return made.model_copy(update={"image": ENGINE, "model": model})
 
     monkeypatch.setattr(contract, "release", in_image)
 
 
-@pytest.fixture
-def workload(cluster: Cluster, namespace: str, kube: Kube) -> Iterator[DeploymentWorkload]:
-    install(cluster, namespace)
-    yield DeploymentWorkload(kube, "llm", max_replicas=2, patience=2.0)
-    for slot in ("blue", "green"):
-        cluster.kubectl("-n", namespace, "scale", "deployment", f"llm-{slot}", "--replicas=0")
+def quick(item: Object) -> Object:
+    """A slot of KServe as the local overlay has Deployments: it starts and ends in seconds, and fits a small node."""
+    template = item["spec"]["template"]
+    template["terminationGracePeriodSeconds"] = 30
+    (main,) = template["containers"]
+    main["lifecycle"]["preStop"]["sleep"]["seconds"] = 2
+    main["resources"]["requests"].update(cpu="100m", memory="256Mi")
+    main["resources"]["limits"].update(memory="512Mi")
+    for kind in ("startup", "readiness", "liveness"):
+        main[f"{kind}Probe"]["periodSeconds"] = 1
+    return item
+
+
+def install_kserve(cluster: Cluster, namespace: str) -> None:
+    """The slots of component kserve, in another namespace."""
+    found = [item for item in documents("local", "kserve") if item["kind"] in ("LLMInferenceService", "ServiceAccount")]
+    for item in found:
+        item["metadata"]["namespace"] = namespace
+        if item["kind"] == "LLMInferenceService":
+            quick(item)
+    cluster.apply(*found)
+
+
+@pytest.fixture(params=[DeploymentWorkload, KServeWorkload])
+def workload(
+    request: pytest.FixtureRequest, cluster: Cluster, namespace: str, kube: Kube, applier: Applier
+) -> Iterator[SlotWorkload]:
+    assert applier  # KServe's definition is there
+    made: SlotWorkload = request.param(kube, "llm", max_replicas=2, patience=2.0)
+    if isinstance(made, KServeWorkload):
+        install_kserve(cluster, namespace)
+        stand_in = StandIn(Kube(namespace, kubeconfig=cluster.kubeconfig), "llm-blue", "llm-green")
+        yield made
+        stand_in.close()
+    else:
+        install(cluster, namespace)
+        yield made
+    # None, where a test was over before KServe's part had been played.
+    if cluster.get("-n", namespace, "deployments")["items"]:
+        cluster.kubectl("-n", namespace, "scale", "deployment", "--all", "--replicas=0")
 
 
 class Clients:
-    """Controllers of the real Deployments; the epoch stands at the API server, so nothing has to be started again."""
+    """Controllers of the real slots; the epoch stands at the API server, so nothing has to be started again."""
 
-    def __init__(self, kube: Kube) -> None:
-        self.kube = kube
+    def __init__(self, workload: SlotWorkload) -> None:
+        self.workload = workload
 
-    def client(self, epoch: Callable[[], int]) -> DeploymentWorkload:
-        return DeploymentWorkload(self.kube, "llm", max_replicas=2, epoch=epoch)
+    def client(self, epoch: Callable[[], int]) -> SlotWorkload:
+        return type(self.workload)(self.workload.kube, "llm", max_replicas=2, epoch=epoch)
 
     def restart(self) -> None:
         """Each client that is made reads anew."""
 
 
 @pytest.fixture
-def fenced(workload: DeploymentWorkload, kube: Kube) -> Clients:
-    assert workload.kube is kube
-    return Clients(kube)
+def fenced(workload: SlotWorkload) -> Clients:
+    return Clients(workload)

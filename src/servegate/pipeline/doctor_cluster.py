@@ -12,26 +12,53 @@ from servegate.rollout.workloads.capacity import room
 
 APPLY = "kubectl apply --server-side --field-manager=git -k k8s/overlays/…"
 # What the controller does, as k8s/base/rbac.yaml allows it: (verb, group, resource, name).
-NEEDS = (
-    ("get", "gateway.networking.k8s.io", "httproutes", "{route}"),
-    ("patch", "gateway.networking.k8s.io", "httproutes", "{route}"),
-    ("patch", "apps", "deployments", "{app}-blue"),
-    ("patch", "apps", "deployments", "{app}-green"),
+MEMORY = (
     ("list", "", "pods", ""),
     ("list", "discovery.k8s.io", "endpointslices", ""),
     ("update", "", "configmaps", "{memory}-state"),
     ("update", "", "configmaps", "{memory}-intents"),
     ("update", "coordination.k8s.io", "leases", "{memory}"),
 )
+NEEDS = (
+    ("get", "gateway.networking.k8s.io", "httproutes", "{route}"),
+    ("patch", "gateway.networking.k8s.io", "httproutes", "{route}"),
+    ("patch", "apps", "deployments", "{app}-blue"),
+    ("patch", "apps", "deployments", "{app}-green"),
+    *MEMORY,
+)
 # What it hears of instead of asking. It works without, and asks the API server at every look.
-WATCHES = (
-    ("watch", "gateway.networking.k8s.io", "httproutes", "{route}"),
-    ("watch", "apps", "deployments", "{app}-blue"),
-    ("watch", "apps", "deployments", "{app}-green"),
+HEARD = (
     ("watch", "", "pods", ""),
     ("watch", "discovery.k8s.io", "endpointslices", ""),
     ("watch", "", "configmaps", "{memory}-intents"),
 )
+WATCHES = (
+    ("watch", "gateway.networking.k8s.io", "httproutes", "{route}"),
+    ("watch", "apps", "deployments", "{app}-blue"),
+    ("watch", "apps", "deployments", "{app}-green"),
+    *HEARD,
+)
+# The same where the slots are LLMInferenceServices, as k8s/components/kserve allows it.
+KSERVE_NEEDS = (
+    ("patch", "serving.kserve.io", "llminferenceservices", "{app}-blue"),
+    ("patch", "serving.kserve.io", "llminferenceservices", "{app}-green"),
+    ("get", "apps", "deployments", "{app}-blue-kserve"),
+    ("get", "apps", "deployments", "{app}-green-kserve"),
+    ("get", "", "services", "{app}-blue-kserve-workload-svc"),
+    ("get", "", "services", "{app}-green-kserve-workload-svc"),
+    *MEMORY,
+)
+KSERVE_WATCHES = (
+    ("watch", "serving.kserve.io", "llminferenceservices", "{app}-blue"),
+    ("watch", "serving.kserve.io", "llminferenceservices", "{app}-green"),
+    ("watch", "apps", "deployments", "{app}-blue-kserve"),
+    ("watch", "apps", "deployments", "{app}-green-kserve"),
+    *HEARD,
+)
+
+
+DEPLOYMENTS = ("apps/v1", "deployments")
+SERVICES = ("serving.kserve.io/v1alpha2", "llminferenceservices")
 
 
 class Api(Protocol):
@@ -60,21 +87,60 @@ def cluster(
         yield Finding("cluster", where, state, str(error), APPLY if state is State.MISSING else "")
         if state is State.MISSING:
             return
+    kserve = _kserve(api, namespace, app)
+    group, plural = SERVICES if kserve else DEPLOYMENTS
     slots: dict[str, Mapping[str, Any] | None] = {}
     for slot in ("blue", "green"):
-        path = f"/apis/apps/v1/namespaces/{namespace}/deployments/{app}-{slot}"
+        path = f"/apis/{group}/namespaces/{namespace}/{plural}/{app}-{slot}"
         slots[slot] = yield from _object(api, f"slot {slot}", path)
-    served = yield from _object(
-        api, "route", f"/apis/gateway.networking.k8s.io/v1/namespaces/{namespace}/httproutes/{route}"
-    )
+    served = None
+    if not kserve:
+        path = f"/apis/gateway.networking.k8s.io/v1/namespaces/{namespace}/httproutes/{route}"
+        served = yield from _object(api, "route", path)
     yield from _object(api, "memory", f"/api/v1/namespaces/{namespace}/configmaps/{memory}-state")
     if served is not None:
         yield _gateway(served)
-    yield from _rights(api, namespace, {"app": app, "route": route, "memory": memory})
+    if kserve:
+        yield _group(slots, route)
+    yield from _rights(api, namespace, {"app": app, "route": route, "memory": memory}, kserve=kserve)
     yield _monitors(api, namespace)
-    deployment = slots["green"] or slots["blue"]
-    if deployment is not None:
-        yield _room(api, deployment["spec"]["template"]["spec"])
+    found = slots["green"] or slots["blue"]
+    if found is not None:
+        template = found["spec"]["template"]
+        yield _room(api, template if kserve else template["spec"])
+
+
+def _kserve(api: Api, namespace: str, app: str) -> bool:
+    """Whether a slot there is an LLMInferenceService."""
+    group, plural = SERVICES
+    for slot in ("blue", "green"):
+        try:
+            api.call("GET", f"/apis/{group}/namespaces/{namespace}/{plural}/{app}-{slot}")
+        except KubeError:  # no KServe, no such object, or not ours to read: then Deployments are looked for
+            continue
+        return True
+    return False
+
+
+def _group(slots: Mapping[str, Mapping[str, Any] | None], wanted: str) -> Finding:
+    """Whether KServe serves both slots as one group."""
+    said = []
+    for item in slots.values():
+        if item is None:
+            continue
+        name, group = item["metadata"]["name"], item["spec"].get("router", {}).get("route", {}).get("group")
+        if group != wanted:
+            todo = f"spec.router.route.group of both must be what the site calls route: {wanted}"
+            return Finding("cluster", "group", State.WRONG, f"{name}: its group is {group or 'none'}", todo)
+        conditions = {found["type"]: found for found in (item.get("status") or {}).get("conditions") or ()}
+        found = conditions.get("GroupReady") or {}
+        if found.get("status") != "True":
+            said.append(f"{name}: {found.get('message') or found.get('reason') or 'KServe has said nothing yet'}")
+    if said:
+        return Finding(
+            "cluster", "group", State.WRONG, "; ".join(said), "kubectl describe llminferenceservice says more"
+        )
+    return Finding("cluster", "group", State.OK, f"KServe serves {wanted}")
 
 
 def _object(api: Api, what: str, path: str) -> Generator[Finding, None, Mapping[str, Any] | None]:
@@ -111,12 +177,14 @@ def _gateway(route: Mapping[str, Any]) -> Finding:
     return Finding("cluster", "Gateway", State.OK, "serves the route")
 
 
-def _rights(api: Api, namespace: str, names: Mapping[str, str]) -> Iterator[Finding]:
+def _rights(api: Api, namespace: str, names: Mapping[str, str], *, kserve: bool) -> Iterator[Finding]:
     """Whether we may do what a rollout does, and hear what it would else ask for."""
-    todo = "bind this identity to Role servegate-controller, or apply it anew (k8s/base/rbac.yaml)"
+    where = "k8s/components/kserve" if kserve else "k8s/base/rbac.yaml"
+    todo = f"bind this identity to Role servegate-controller, or apply it anew ({where})"
+    needs, watches = (KSERVE_NEEDS, KSERVE_WATCHES) if kserve else (NEEDS, WATCHES)
     try:
-        lacking = [wanted for need in NEEDS if (wanted := _lacking(api, namespace, need, names))]
-        deaf = [wanted for need in WATCHES if (wanted := _lacking(api, namespace, need, names))]
+        lacking = [wanted for need in needs if (wanted := _lacking(api, namespace, need, names))]
+        deaf = [wanted for need in watches if (wanted := _lacking(api, namespace, need, names))]
     except KubeError as error:
         yield Finding("cluster", "rights", State.UNKNOWN, str(error))
         return

@@ -11,7 +11,7 @@ from servegate.rollout.kube import KubeError
 from servegate.rollout.model import State
 from servegate.rollout.plan import Plan
 from servegate.rollout.ports import Workload
-from servegate.rollout.workloads.deployments import DeploymentWorkload
+from servegate.rollout.workloads.slots import SlotWorkload
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def look(plan: Plan, state: State, workload: Workload) -> Space | None:
     Raises:
         InfrastructureError: the API server cannot be asked.
     """
-    if not isinstance(workload, DeploymentWorkload):
+    if not isinstance(workload, SlotWorkload):
         return None
     slot, runs = state.candidate, workload.status(state.stable).replicas
     wanted = max(0, _most(plan, runs))

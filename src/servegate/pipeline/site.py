@@ -22,6 +22,8 @@ from servegate.rollout.ports import Router, Source, Store, Workload
 from servegate.rollout.sources.prometheus_config import PrometheusConfig
 from servegate.units import Duration
 
+LONGEST_APP = 36
+"""Characters of `app` with which KServe's `<app>-green-kserve-workload-svc` is a name of a Service."""
 Port = Annotated[int, Field(ge=1, le=65535)]
 
 
@@ -96,7 +98,7 @@ Name = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$")]
 
 
 class ClusterSite(_Folder):
-    """Two Deployments and an HTTPRoute of a Kubernetes cluster, as k8s/base makes them."""
+    """Two slots and a route of a Kubernetes cluster, as k8s/base makes them or component kserve."""
 
     version: Literal[1]
     kind: Literal["kubernetes"]
@@ -105,9 +107,11 @@ class ClusterSite(_Folder):
         None, description="of the kubeconfig; none: its current one, and inside a pod the pod's service account"
     )
     app: Name = Field("llm", description="Deployments, Services and ConfigMaps are named <app>-blue and <app>-green")
-    route: Name = Field("llm", description="the HTTPRoute")
-    backends: Literal["Service", "InferencePool", "Backend"] = Field(
-        "Service", description="kind of <app>-blue and <app>-green behind the route"
+    route: Name = Field("llm", description="the HTTPRoute; of LLMInferenceServices spec.router.route.group")
+    backends: Literal["Service", "InferencePool", "Backend", "LLMInferenceService"] = Field(
+        "Service",
+        description="kind of <app>-blue and <app>-green behind the route; LLMInferenceService: KServe makes what they "
+        "need, the route too",
     )
     gateway: Annotated[str, Field(pattern=r"^https?://[^\s/?#]+(/[^\s?#]*)?$")] | None = Field(
         None,
@@ -130,6 +134,12 @@ class ClusterSite(_Folder):
     prometheus: PrometheusConfig | None = Field(
         None, description="read the counters from there; none: from the pods themselves"
     )
+
+    @model_validator(mode="after")
+    def _short_enough(self) -> Self:
+        if self.backends == "LLMInferenceService" and len(self.app) > LONGEST_APP:
+            raise ValueError(f"app: KServe makes longer names of it; at most {LONGEST_APP} characters")
+        return self
 
     @model_validator(mode="after")
     def _one_gateway(self) -> Self:
@@ -245,27 +255,31 @@ def _machine(site: MachineSite) -> Iterator[Place]:
 def _cluster(site: ClusterSite, releases: Iterable[Release]) -> Iterator[Place]:
     from servegate.rollout.kube import Kube
     from servegate.rollout.routers.http_route import HttpRouteRouter
+    from servegate.rollout.routers.kserve import KServeRouter
     from servegate.rollout.sources.combined import CombinedSource
     from servegate.rollout.sources.direct import DirectSource
     from servegate.rollout.sources.gateway import EnvoyGateway, endpoints
     from servegate.rollout.sources.prometheus import PrometheusSource
     from servegate.rollout.stores.config_map import ConfigMapStore
-    from servegate.rollout.workloads.deployments import ENGINES, SERVICE, DeploymentWorkload
+    from servegate.rollout.workloads.deployments import DeploymentWorkload
+    from servegate.rollout.workloads.kserve import DEPLOYMENT_SUFFIX, KServeWorkload
+    from servegate.rollout.workloads.slots import ENGINES, SERVICE, SlotWorkload
 
     slots = ("blue", "green")
     kube = Kube(site.namespace, context=site.context)
     store = ConfigMapStore(kube, site.memory)
-    workload = DeploymentWorkload(
+    fill: type[SlotWorkload] = KServeWorkload if site.backends == "LLMInferenceService" else DeploymentWorkload
+    workload = fill(
         kube, site.app, slots, contents=_contents(releases), epoch=lambda: store.epoch, patience=site.patience
     )
     names = {slot: f"{site.app}-{slot}" for slot in slots}
+    services = {slot: workload.service(slot) for slot in slots}
     kube.watch("Pod", selector=",".join(f"{key}={value}" for key, value in ENGINES.items()))
-    kube.watch("EndpointSlice", selector=f"{SERVICE} in ({','.join(names.values())})")
-    kube.watch("HTTPRoute", site.route)
+    kube.watch("EndpointSlice", selector=f"{SERVICE} in ({','.join(services.values())})")
     kube.watch("ConfigMap", f"{site.memory}-intents")
     for name in names.values():
-        kube.watch("Deployment", name)
-    gateway = None if site.gateway is None else EnvoyGateway(site.gateway, slots, lambda: endpoints(kube, names))
+        kube.watch(workload.kind, name)
+    gateway = None if site.gateway is None else EnvoyGateway(site.gateway, slots, lambda: endpoints(kube, services))
     source: DirectSource | PrometheusSource | CombinedSource
     if site.prometheus is None:
         source = DirectSource(workload.targets, gateway)
@@ -273,7 +287,14 @@ def _cluster(site: ClusterSite, releases: Iterable[Release]) -> Iterator[Place]:
         source = PrometheusSource(site.prometheus, slots)
     else:
         source = CombinedSource(PrometheusSource(site.prometheus, slots), DirectSource(tuple, gateway))
-    router = HttpRouteRouter(kube, site.route, names, kind=site.backends)
+    router: Router
+    if site.backends == "LLMInferenceService":
+        router = KServeRouter(kube, names, site.route)
+        for slot in slots:
+            kube.watch("Deployment", f"{names[slot]}{DEPLOYMENT_SUFFIX}")
+    else:
+        router = HttpRouteRouter(kube, site.route, names, kind=site.backends)
+        kube.watch("HTTPRoute", site.route)
     # A context is a name in one person's kubeconfig: whoever takes over gets at the store by their own.
     document = site.model_copy(update={"context": None}).model_dump(mode="json")
     try:

@@ -13,8 +13,10 @@ from servegate.release import Engine, Image, Model, Release
 from servegate.rollout.kube import Kube
 from servegate.rollout.ports import Arrangement, Sticky, Weights
 from servegate.rollout.routers.http_route import HttpRouteRouter
+from servegate.rollout.routers.kserve import KServeRouter
 from servegate.rollout.stores.config_map import ConfigMapStore
 from servegate.rollout.workloads.deployments import DeploymentWorkload
+from servegate.rollout.workloads.kserve import KServeWorkload
 
 RELEASE = Release(
     name="v2",
@@ -54,8 +56,9 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
     try:
         kube = Kube("llm", kubeconfig=api.kubeconfig(tmp_path_factory.mktemp("kube")))
         before: dict[str, Object] = {}
-        for item in documents("production", "model-pvc"):
-            if item["kind"] in ("Deployment", "HTTPRoute", "ConfigMap", "Lease"):
+        services = [item for item in documents("production", "kserve") if item["kind"] == "LLMInferenceService"]
+        for item in [*documents("production", "model-pvc"), *services]:
+            if item in services or item["kind"] in ("Deployment", "HTTPRoute", "ConfigMap", "Lease"):
                 path = kube.path(item["kind"], item["metadata"]["name"])
                 api.put(path, item)
                 before[path] = yaml.safe_load(yaml.safe_dump(api.objects[path]))
@@ -63,7 +66,10 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
         lease = store.acquire("me", now=1e9, ttl=30)
         store.submit("pause", "somebody", 1e9)
         DeploymentWorkload(kube, "llm", epoch=lambda: lease.epoch).ensure("green", RELEASE, 2)
-        router = HttpRouteRouter(kube, "llm", {"blue": "llm-blue", "green": "llm-green"})
+        names = {"blue": "llm-blue", "green": "llm-green"}
+        KServeWorkload(kube, "llm", epoch=lambda: lease.epoch).ensure("green", RELEASE, 2)
+        KServeRouter(kube, names, "llm", sleep=lambda _: None).write(HALF, lease.epoch)
+        router = HttpRouteRouter(kube, "llm", names)
         router.write(HALF, lease.epoch)
         router.arrange(Arrangement({"green": 10.0}, Sticky("cookie", "arm", "v2")), lease.epoch)
         found: dict[str, set[str]] = {}
@@ -92,7 +98,11 @@ def test_everything_that_a_rollout_writes_is_left_alone(written: dict[str, set[s
 
 @pytest.mark.parametrize("tool", ["argocd", "flux"])
 def test_nothing_else_is_left_alone(written: dict[str, set[str]], tool: str) -> None:
-    other_sources = ("/spec/template/spec/volumes/0/image", "/spec/template/spec/volumes/0/emptyDir")
+    other_sources = (
+        "/spec/template/spec/volumes/0/image",
+        "/spec/template/spec/volumes/0/emptyDir",
+        "/spec/model/name",  # here the release has the name that Git has
+    )
     for kind, pointers in rules(tool).items():
         for rule in pointers:
             used = any(at == rule or at.startswith(rule + "/") for at in written[kind])

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import yaml
-from manifests import K8S
+import pytest
+from manifests import of_kind
 
 from servegate.pipeline.doctor import State
-from servegate.pipeline.doctor_cluster import NEEDS, WATCHES, cluster
+from servegate.pipeline.doctor_cluster import KSERVE_NEEDS, KSERVE_WATCHES, NEEDS, WATCHES, cluster
 from servegate.rollout.kube import KubeError
 
 SPEC = {"containers": [{"name": "engine", "resources": {"requests": {"nvidia.com/gpu": "1"}}}]}
@@ -48,7 +48,7 @@ class Api:
         if path.endswith("selfsubjectaccessreviews"):
             wanted = body["spec"]["resourceAttributes"]
             return {"status": {"allowed": f"{wanted['verb']} {wanted['resource']}" not in self.refused}}
-        found = self.answers.get(path)
+        found = self.answers.get(path, 404)
         if isinstance(found, int):
             raise KubeError(f"HTTP {found}", found)
         return found
@@ -119,16 +119,52 @@ def test_no_room_for_a_candidate() -> None:
     assert text.startswith("for no pod of a slot")
 
 
-def test_the_role_of_the_controller_allows_all_of_it() -> None:
-    role = next(
-        item for item in yaml.safe_load_all((K8S / "base/rbac.yaml").read_text("utf-8")) if item["kind"] == "Role"
+def service(group: str = "llm", **said: str) -> dict[str, Any]:
+    conditions = [{"type": "GroupReady", "status": "True", **said}]
+    return {
+        "metadata": {"name": "llm-green"},
+        "spec": {"router": {"route": {"group": group}}, "template": SPEC},
+        "status": {"conditions": conditions},
+    }
+
+
+def kserve(**said_of_group: Any) -> dict[str, Any]:
+    place = "/apis/serving.kserve.io/v1alpha2/namespaces/llm/llminferenceservices/llm"
+    return {f"{place}-blue": service(), f"{place}-green": service(**said_of_group)}
+
+
+def test_slots_of_kserve_are_looked_at_with_their_group_in_place_of_a_route() -> None:
+    found = said(kserve())
+    assert {state for state, _ in found.values()} == {State.OK}
+    assert "route" not in found
+    assert found["group"][1] == "KServe serves llm"
+    assert found["room"][1].startswith("for 2 more pods")
+    found = said(kserve(status="False", message="members serve different models"))
+    assert found["group"] == (State.WRONG, "llm-green: members serve different models")
+    assert said(kserve(group="other"))["group"] == (State.WRONG, "llm-green: its group is other")
+    found = said(kserve(), refused=("patch llminferenceservices",))
+    assert found["rights"] == (
+        State.WRONG,
+        "we may not patch llminferenceservices llm-blue, patch llminferenceservices llm-green",
     )
+
+
+def role(*components: str) -> dict[str, Any]:
+    return of_kind("local", "Role", *components)["servegate-controller"]
+
+
+@pytest.mark.parametrize(
+    ("components", "needs"), [((), (*NEEDS, *WATCHES)), (("kserve",), (*KSERVE_NEEDS, *KSERVE_WATCHES))]
+)
+def test_the_role_of_the_controller_allows_all_of_it(
+    components: tuple[str, ...], needs: tuple[tuple[str, str, str, str], ...]
+) -> None:
     names = {"app": "llm", "route": "llm", "memory": "servegate"}
-    for verb, group, resource, pattern in (*NEEDS, *WATCHES):
+    for verb, group, resource, pattern in needs:
         assert any(
             verb in rule["verbs"]
             and group in rule["apiGroups"]
             and resource in rule["resources"]
             and pattern.format(**names) in rule.get("resourceNames", [pattern.format(**names)])
-            for rule in role["rules"]
+            for rule in role(*components)["rules"]
         ), (verb, resource, pattern)

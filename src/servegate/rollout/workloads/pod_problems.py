@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from servegate.rollout.kube import Object, metadata
-from servegate.rollout.workloads.pod_template import ENGINE
+from servegate.rollout.workloads.pod_template import ENGINE, MAIN
 
 HOPELESS = frozenset(
     {
@@ -94,7 +94,7 @@ def _container(pod: Object, name: str, container: Object) -> Problem | None:
     if reason in HOPELESS:
         return Problem(f"{what} does not start: {reason}: {_line(waiting.get('message'))}", True)
     ended = state.get("terminated") or last.get("terminated")
-    if not ended or (ended.get("exitCode") == 0 and container["name"] != ENGINE):
+    if not ended or (ended.get("exitCode") == 0 and container["name"] not in (ENGINE, MAIN)):
         return None
     how = "ran out of memory" if ended.get("reason") == "OOMKilled" else f"ended with status {ended.get('exitCode')}"
     said = _line(ended.get("message"))

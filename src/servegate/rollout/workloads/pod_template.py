@@ -19,6 +19,8 @@ from servegate.rollout.kube import ANNOTATION, Object, annotations_of
 
 ENGINE = "engine"
 """Name of the container that serves."""
+MAIN = "main"
+"""The same in what KServe makes."""
 PORT_NAME = "http"
 FILES = "/etc/servegate"
 """Where the slot's ConfigMap is mounted."""
@@ -95,19 +97,7 @@ def arguments(release: Release, deployment: Object) -> list[str]:
     Raises:
         ConfigError: an argument of the release is not the release's to give.
     """
-    reserved = (
-        "--port",
-        "--host",
-        "--model",
-        "--served-model-name",
-        "--revision",
-        "--shutdown-timeout",
-        "--chat-template",
-    )
-    for argument in release.args:
-        name = argument.partition("=")[0]
-        if name in reserved:
-            raise ConfigError(f"release {release.label()}: argument {name} follows from the manifest or the model")
+    own = own_arguments(release)
     scheme, _, place = release.model.uri.partition("://")
     if scheme == "hf":
         model = place
@@ -123,8 +113,29 @@ def arguments(release: Release, deployment: Object) -> list[str]:
         made += ["--revision", release.model.revision]
     made += ["--host", "0.0.0.0", "--port", str(engine_port(deployment))]  # noqa: S104  a pod's address is not known before
     made += ["--shutdown-timeout", str(drain_seconds(deployment))]
-    if release.chat_template is not None:
-        made += ["--chat-template", f"{FILES}/chat-template.jinja"]
+    return [*made, *own]
+
+
+def own_arguments(release: Release) -> list[str]:
+    """Arguments of the engine that follow from nothing but the release.
+
+    Raises:
+        ConfigError: an argument of the release is not the release's to give.
+    """
+    reserved = (
+        "--port",
+        "--host",
+        "--model",
+        "--served-model-name",
+        "--revision",
+        "--shutdown-timeout",
+        "--chat-template",
+    )
+    for argument in release.args:
+        name = argument.partition("=")[0]
+        if name in reserved:
+            raise ConfigError(f"release {release.label()}: argument {name} follows from the manifest or the model")
+    made = [] if release.chat_template is None else ["--chat-template", f"{FILES}/chat-template.jinja"]
     return [*made, *release.args]
 
 
@@ -158,31 +169,41 @@ def change(deployment: Object, release: Release) -> list[Object]:
     Raises:
         ConfigError: the release has no image, or takes what is the manifest's.
     """
-    if release.image is None:
-        raise ConfigError(f"release {release.label()}: has no image; a cluster runs nothing without one")
+    image = image_of(release)
     index, container = engine_container(deployment)
     at = f"/spec/template/spec/containers/{index}"
     template = deployment["spec"]["template"]
-    image = f"{release.image.repository}@{release.image.digest}"
     patch: list[Object] = [
         {"op": "test", "path": f"{at}/name", "value": ENGINE},
         {"op": "add", "path": f"{at}/image", "value": image},
         {"op": "add", "path": f"{at}/args", "value": arguments(release, deployment)},
-        {"op": "add", "path": f"{at}/env", "value": _environment(template, container, release)},
+        {"op": "add", "path": f"{at}/env", "value": environment(annotations_of(template), container, release)},
         *_model_volume(deployment, release),
     ]
-    for kind, values in (
-        ("labels", {RELEASE: release.id}),
-        (
-            "annotations",
-            {RELEASE: release.identity(), NAME: release.name, OWN_ENV: ",".join(sorted(release.env))},
-        ),
-    ):
-        place = f"/spec/template/metadata/{kind}"
-        if template["metadata"].get(kind) is None:
-            patch.append({"op": "add", "path": place, "value": {}})
-        patch += [{"op": "add", "path": f"{place}/{_escaped(key)}", "value": value} for key, value in values.items()]
-    return patch
+    at, found = "/spec/template/metadata", template["metadata"]
+    return [
+        *patch,
+        *added(f"{at}/labels", found.get("labels"), {RELEASE: release.id}),
+        *added(f"{at}/annotations", found.get("annotations"), annotated(release)),
+    ]
+
+
+def image_of(release: Release) -> str:
+    """The release's image by digest. Raises ConfigError when it has none."""
+    if release.image is None:
+        raise ConfigError(f"release {release.label()}: has no image; a cluster runs nothing without one")
+    return f"{release.image.repository}@{release.image.digest}"
+
+
+def annotated(release: Release) -> dict[str, str]:
+    """What a pod says of the release it runs."""
+    return {RELEASE: release.identity(), NAME: release.name, OWN_ENV: ",".join(sorted(release.env))}
+
+
+def added(place: str, before: object, values: Mapping[str, str]) -> list[Object]:
+    """Operations that add `values` to the map at `place`, which is made where there is none."""
+    made: list[Object] = [{"op": "add", "path": place, "value": {}}] if before is None else []
+    return [*made, *({"op": "add", "path": f"{place}/{_escaped(key)}", "value": text} for key, text in values.items())]
 
 
 def _model_volume(deployment: Object, release: Release) -> list[Object]:
@@ -213,9 +234,17 @@ def _model_volume(deployment: Object, release: Release) -> list[Object]:
     return []
 
 
-def _environment(template: Object, container: Object, release: Release) -> list[Object]:
-    before = set(annotations_of(template).get(OWN_ENV, "").split(","))
-    kept = [item for item in container.get("env") or () if item["name"] not in before]
+def environment(before: Mapping[str, str], container: Object, release: Release) -> list[Object]:
+    """The container's environment with the release's variables in place of those of the one before.
+
+    Args:
+        before: the pods' annotations as they are.
+
+    Raises:
+        ConfigError: a variable of the release belongs to the manifest.
+    """
+    theirs = set(before.get(OWN_ENV, "").split(","))
+    kept = [item for item in container.get("env") or () if item["name"] not in theirs]
     taken = sorted({item["name"] for item in kept} & set(release.env))
     if taken:
         raise ConfigError(f"release {release.label()}: environment variable {taken[0]} belongs to the manifest")
