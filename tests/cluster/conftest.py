@@ -8,6 +8,7 @@ import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import crds
 import pytest
@@ -16,7 +17,7 @@ from cluster_place import Place, Users
 from workflow_world import World, world_in
 
 from cluster import Cluster, ClusterUnavailableError
-from servegate.rollout.kube import Kube
+from servegate.rollout.kube import Kube, KubeError
 
 ENGINE_IMAGE = "servegate.test/engine"
 
@@ -52,8 +53,18 @@ def applier(cluster: Cluster) -> Iterator[Applier]:
     for item in definitions:
         made.apply(item)
     cluster.wait("Established", "crd", *(item["metadata"]["name"] for item in definitions))
+    # What is established is served a moment later.
+    cluster.until("the custom resources are served", lambda: all(_served(kube, item["spec"]) for item in definitions))
     yield made
     kube.close()
+
+
+def _served(kube: Kube, spec: dict[str, Any]) -> bool:
+    try:
+        found = kube.call("GET", f"/apis/{spec['group']}/{spec['versions'][0]['name']}")["resources"]
+    except KubeError:
+        return False
+    return any(item["kind"] == spec["names"]["kind"] for item in found)
 
 
 @pytest.fixture

@@ -60,24 +60,21 @@ def quick(item: Object) -> Object:
     return item
 
 
-def install_kserve(cluster: Cluster, namespace: str) -> None:
+def install_kserve(applier: Applier, namespace: str) -> None:
     """The slots of component kserve, in another namespace."""
     found = [item for item in documents("local", "kserve") if item["kind"] in ("LLMInferenceService", "ServiceAccount")]
     for item in found:
         item["metadata"]["namespace"] = namespace
-        if item["kind"] == "LLMInferenceService":
-            quick(item)
-    cluster.apply(*found)
+        applier.apply(quick(item) if item["kind"] == "LLMInferenceService" else item)
 
 
 @pytest.fixture(params=[DeploymentWorkload, KServeWorkload])
 def workload(
     request: pytest.FixtureRequest, cluster: Cluster, namespace: str, kube: Kube, applier: Applier
 ) -> Iterator[SlotWorkload]:
-    assert applier  # KServe's definition is there
     made: SlotWorkload = request.param(kube, "llm", max_replicas=2, patience=2.0)
     if isinstance(made, KServeWorkload):
-        install_kserve(cluster, namespace)
+        install_kserve(applier, namespace)
         stand_in = StandIn(Kube(namespace, kubeconfig=cluster.kubeconfig), "llm-blue", "llm-green")
         yield made
         stand_in.close()
