@@ -22,7 +22,7 @@ from servegate.rollout.ports import Router, Source, Store, Workload
 from servegate.rollout.sources.prometheus_config import PrometheusConfig
 from servegate.units import Duration
 
-LONGEST_APP = 36
+LONGEST_APP = 37
 """Characters of `app` with which KServe's `<app>-green-kserve-workload-svc` is a name of a Service."""
 Port = Annotated[int, Field(ge=1, le=65535)]
 

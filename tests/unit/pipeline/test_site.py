@@ -17,9 +17,20 @@ from servegate.errors import ConfigError, InfrastructureError
 from servegate.pipeline.launch import launcher
 from servegate.pipeline.machine import up
 from servegate.pipeline.outputs import comparing, plain
-from servegate.pipeline.site import ClusterSite, MachineSite, allows_drills, load_machine, load_site, remembered
+from servegate.pipeline.site import (
+    LONGEST_APP,
+    ClusterSite,
+    MachineSite,
+    allows_drills,
+    load_machine,
+    load_site,
+    opened,
+    remembered,
+)
 from servegate.release import Engine, Model, Release
 from servegate.rollout.plan_experiment import Outputs
+from servegate.rollout.routers.kserve import KServeRouter
+from servegate.rollout.workloads.kserve import KServeWorkload
 
 SITE: dict[str, Any] = {
     "version": 1, "kind": "machine", "folder": "out/m", "port": 8080, "admin_port": 8081,
@@ -195,3 +206,26 @@ def test_verdicts_of_drills_count_where_the_namespace_says_so(tmp_path: Path, mo
     finally:
         api.close()
     assert not allows_drills(validate(SITE, MachineSite, "site.yaml"))
+
+
+def test_slots_of_kserve_come_with_their_router(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    api = FakeKube()
+    monkeypatch.setattr(KUBECONFIG, str(api.kubeconfig(tmp_path)))
+    file = tmp_path / "site.yaml"
+    text = "version: 1\nkind: kubernetes\nnamespace: llm\nroute: group\nbackends: LLMInferenceService\n"
+    file.write_text(text)
+    try:
+        with opened(load_site(file)) as place:
+            assert isinstance(place.workload, KServeWorkload)
+            assert isinstance(place.router, KServeRouter)
+            assert place.workload.service("blue") == "llm-blue-kserve-workload-svc"
+            assert (place.router.group, place.router.services) == ("group", {"blue": "llm-blue", "green": "llm-green"})
+    finally:
+        api.close()
+    # Past 63 characters KServe makes up other names.
+    assert len(f"{'a' * LONGEST_APP}-green-kserve-workload-svc") == 63
+    file.write_text(f"{text}app: {'a' * LONGEST_APP}\n")
+    load_site(file)
+    file.write_text(f"{text}app: {'a' * (LONGEST_APP + 1)}\n")
+    with pytest.raises(ConfigError, match="at most 37 characters"):
+        load_site(file)
