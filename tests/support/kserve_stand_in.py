@@ -38,6 +38,8 @@ class StandIn:
         self._ended.set()
         self._thread.join(30)
         assert not self._thread.is_alive()
+        if self.problem is not None:
+            print(f"KServe's stand-in was refused, last: {self.problem}")
 
     def _run(self) -> None:
         while not self._ended.wait(EVERY):

@@ -7,6 +7,7 @@ import argparse
 import json
 import os
 import signal
+import socketserver
 import subprocess
 import sys
 import threading
@@ -67,6 +68,13 @@ def finish(*_: object) -> None:
         os._exit(0)
 
 
+class Server(ThreadingHTTPServer):
+    def server_bind(self) -> None:
+        """Without asking DNS for our name, which in a pod's network may take half a minute to fail."""
+        socketserver.TCPServer.server_bind(self)
+        self.server_name, self.server_port = options.host, self.server_address[1]
+
+
 signal.signal(signal.SIGTERM, finish)
-server = ThreadingHTTPServer((options.host, options.port), Handler)
+server = Server((options.host, options.port), Handler)
 server.serve_forever(poll_interval=0.05)
