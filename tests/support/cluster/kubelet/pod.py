@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import os
 import shutil
@@ -148,10 +149,26 @@ class PodRunner(threading.Thread):
             if time.monotonic() > deadline:
                 raise InfrastructureError("a network namespace does not come")
             time.sleep(0.005)
+        # By the address: a pod that gets the one of a pod that is gone is found at once, whatever neighbours remember.
+        hardware = "02:00:" + ipaddress.ip_address(self.address).packed[-4:].hex(":")
         outer = f"p{self.pod['metadata']['uid'].replace('-', '')[:12]}"
         inside = ["nsenter", "-t", str(child.pid), "-n", "ip"]
         for command in (
-            ["ip", "link", "add", outer, "type", "veth", "peer", "name", "eth0", "netns", str(child.pid)],
+            [
+                "ip",
+                "link",
+                "add",
+                outer,
+                "type",
+                "veth",
+                "peer",
+                "name",
+                "eth0",
+                "address",
+                hardware,
+                "netns",
+                str(child.pid),
+            ],
             ["ip", "link", "set", outer, "master", name, "up"],
             [*inside, "addr", "add", f"{self.address}/{length}", "dev", "eth0"],
             [*inside, "link", "set", "eth0", "up"],
