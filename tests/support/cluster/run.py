@@ -50,7 +50,8 @@ CONTROLLERS = (
     "namespace-controller,garbage-collector-controller,pod-garbage-collector-controller,disruption-controller,"
     "serviceaccount-controller,serviceaccount-token-controller,root-ca-certificate-publisher-controller,"
     "horizontal-pod-autoscaler-controller,node-lifecycle-controller,taint-eviction-controller,"
-    "resourcequota-controller,clusterrole-aggregation-controller,ttl-after-finished-controller"
+    "resourcequota-controller,clusterrole-aggregation-controller,ttl-after-finished-controller,"
+    "persistentvolume-binder-controller,persistentvolumeclaim-protection-controller"
 )
 
 
@@ -280,6 +281,20 @@ class Cluster:
         """Let containers of this image run `command` in `folder`; whatever the tag or digest."""
         self.images[repository] = {"command": list(command), "env": env or {}, "folder": str(folder)}
         write_atomic(self.folder / "images.json", json.dumps(self.images).encode())
+
+    def add_volume(self, namespace: str, claim: str) -> Path:
+        """A volume for a claim, which may come later; the folder that pods will see there."""
+        name = f"{namespace}-{claim}"
+        folder = self.folder / "pods" / "claims" / name
+        folder.mkdir(parents=True)
+        spec = {
+            "capacity": {"storage": "1Ti"},
+            "accessModes": ["ReadWriteOnce", "ReadOnlyMany"],
+            "claimRef": {"namespace": namespace, "name": claim},
+            "hostPath": {"path": str(folder)},
+        }
+        self.apply({"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": name}, "spec": spec})
+        return folder
 
     def pod_log(self, pod: str) -> str:
         """What the containers of a pod have said so far."""
