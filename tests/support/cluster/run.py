@@ -321,7 +321,8 @@ class Cluster:
     def _make_nodes(self, count: int, gpus: int) -> None:
         nodes = [self._node(index, gpus) for index in range(count)]
         self.kubectl("create", "-f", "-", stdin=yaml.safe_dump_all(nodes))
-        self.until("service account", lambda: "default" in self.kubectl("get", "serviceaccount", check=False))
+        account = ("get", "serviceaccount", "default", "-o", "name")
+        self.until("service account", lambda: self.kubectl(*account, check=False).startswith("serviceaccount/"))
         self.wait("Ready", "node", "--all")
 
     def _node(self, index: int, gpus: int) -> dict[str, Any]:
