@@ -34,14 +34,13 @@ GATEWAY_PORT = 18080
 PAUSE = "servegate.test/pause"
 SIMULATOR = "servegate.test/simulator"
 # What a container has started, in a session of its own perhaps, ends with the cluster, however that ends: `read`
-# returns when nobody holds the other end of the pipe.
+# returns when nobody holds the other end of the pipe. In one look at all processes: the name of a namespace that has
+# ended is the next one's.
 GUARD = """
 read -r _
-for space in "$0"/*; do
-    for process in /proc/[0-9]*; do
-        [ "$(readlink "$process/ns/mnt")" = "${space##*/}" ] && kill -9 "${process#/proc/}"
-    done
-done 2>/dev/null
+find /proc -maxdepth 3 -path "/proc/[0-9]*/ns/mnt" -printf "%l %P\\n" 2>/dev/null | while read -r space process; do
+    [ -e "$0/$space" ] && kill -9 "${process%%/*}"
+done
 exit 0
 """
 # What runs in a cluster without clouds and volumes.
@@ -102,10 +101,10 @@ class Cluster:
 
     def close(self) -> None:
         """Stop everything, last started first, and remove all files."""
+        self._guard.communicate()  # while the kubelet still holds the namespaces
         for name in reversed(self.children):
             self.children[name].stop(grace=0.0)
         self.children.clear()
-        self._guard.communicate()
         if self.network is not None:
             self.network.close()
         shutil.rmtree(self.folder, ignore_errors=True)

@@ -36,7 +36,11 @@ def bytes_of(quantity: str) -> int:
 
 
 def _mount_space(pid: int) -> str:
-    """The mount namespace of a process; empty when it is this machine's own, or the process is gone."""
+    """The mount namespace of a process; empty when it is this machine's own, or the process is gone.
+
+    The name is a number that goes to the next namespace as soon as this one has ended: only while somebody holds the
+    namespace does it tell whose process this is.
+    """
     try:
         found = str(Path(f"/proc/{pid}/ns/mnt").readlink())
     except OSError:
@@ -98,6 +102,7 @@ class Container:
     started: bool = False
     out_of_memory: bool = False
     space: str = ""
+    held: int | None = None
     probes: dict[str, Probe] = field(default_factory=dict)
 
     @property
@@ -106,7 +111,7 @@ class Container:
 
     def launch(self) -> None:
         """Start the process; what it raises is for the pod to tell."""
-        self.child, self.space = self.start(), ""
+        self.child = self.start()
         self.waiting = self.terminated = None
         self.started_at = now()
         self.ready, self.started = False, False
@@ -122,10 +127,8 @@ class Container:
         if self.child is None:
             return
         status = self.child.returncode
-        if not self.space:
-            self.space = _mount_space(self.child.pid)
-            if self.space:
-                (self.spaces / self.space).touch()
+        if self.held is None:
+            self._hold()
         if status is None and self._too_large():
             self.out_of_memory = True
             self.child.send(signal.SIGKILL)
@@ -214,13 +217,28 @@ class Container:
         """End it at once, and with it whatever its process has started: a container ends as a whole."""
         if self.child is not None:
             self.child.stop(grace=0.0)
-        if not self.space:
+        if self.held is None:
             return
         for path in Path("/proc").glob("[0-9]*"):
             if _mount_space(int(path.name)) == self.space:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(int(path.name), signal.SIGKILL)
         (self.spaces / self.space).unlink(missing_ok=True)
+        os.close(self.held)
+        self.held = None
+
+    def _hold(self) -> None:
+        """Keep the mount namespace of its process, once it has one of its own, until the container is stopped."""
+        assert self.child is not None
+        if not _mount_space(self.child.pid):
+            return
+        try:
+            held = os.open(f"/proc/{self.child.pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:  # it has just ended
+            return
+        self.space = str(Path(f"/proc/self/fd/{held}").readlink())
+        self.held = held
+        (self.spaces / self.space).touch()
 
     def status(self) -> Object:
         """The containerStatus."""
