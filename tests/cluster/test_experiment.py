@@ -128,6 +128,6 @@ def kept_while_weights_change(place: Place) -> None:
 
 
 def arrange(place: Place, wanted: Arrangement) -> None:
-    place.router.arrange(wanted, epoch=1)
+    place.arrange(wanted)
     place.cluster.until("the arrangement", lambda: place.router.verify().accepted)
     assert place.router.verify().arrangement == wanted

@@ -142,7 +142,7 @@ def test_a_shadow_gets_copies_and_counts_no_request_of_its_own(place: Place) -> 
     users = place.serve()
     try:
         place.fill("green", "v2")
-        place.router.arrange(Arrangement({"green": 100.0}), epoch=1)
+        place.arrange(Arrangement({"green": 100.0}))
         place.cluster.until("copies", lambda: place.router.verify().accepted)
         assert place.router.verify().arrangement == Arrangement({"green": 100.0})
         ticks = Ticks(place)
@@ -154,6 +154,6 @@ def test_a_shadow_gets_copies_and_counts_no_request_of_its_own(place: Place) -> 
     assert (deltas["blue"].requests or 0) > 0
     assert deltas["green"].requests == 0
     assert deltas["green"].counters["http_requests"] > 0
-    place.router.arrange(Arrangement(), epoch=1)
+    place.arrange(Arrangement())
     assert place.cluster.get("-n", place.namespace, "httproute", "llm")["spec"]["rules"][0].get("filters") in (None, [])
     ticks.source.close()

@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterator
 import contracts
 import pytest
 from apply import Applier
-from kserve_stand_in import StandIn
+from kserve_stand_in import StandIn, quick
 from manifests import documents
 
 from cluster import Cluster
 from servegate.release import Image, Model, Release
-from servegate.rollout.kube import Kube, Object
+from servegate.rollout.kube import Kube
 from servegate.rollout.workloads.deployments import DeploymentWorkload
 from servegate.rollout.workloads.kserve import KServeWorkload
 from servegate.rollout.workloads.slots import SlotWorkload
@@ -45,19 +45,6 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> None:
         return made.model_copy(update={"image": ENGINE, "model": model})
 
     monkeypatch.setattr(contract, "release", in_image)
-
-
-def quick(item: Object) -> Object:
-    """A slot of KServe as the local overlay has Deployments: it starts and ends in seconds, and fits a small node."""
-    template = item["spec"]["template"]
-    template["terminationGracePeriodSeconds"] = 30
-    (main,) = template["containers"]
-    main["lifecycle"]["preStop"]["sleep"]["seconds"] = 2
-    main["resources"]["requests"].update(cpu="100m", memory="256Mi")
-    main["resources"]["limits"].update(memory="512Mi")
-    for kind in ("startup", "readiness", "liveness"):
-        main[f"{kind}Probe"]["periodSeconds"] = 1
-    return item
 
 
 def install_kserve(applier: Applier, namespace: str) -> None:

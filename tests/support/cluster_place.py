@@ -29,10 +29,14 @@ from servegate.errors import InfrastructureError
 from servegate.process import python
 from servegate.release import Engine, Image, Model, Release
 from servegate.rollout.kube import Kube
+from servegate.rollout.ports import Arrangement, Arranging, Router
 from servegate.rollout.routers.http_route import HttpRouteRouter
 from servegate.rollout.workloads.deployments import DeploymentWorkload
+from servegate.rollout.workloads.slots import SlotWorkload
 
 THREADS, PAUSE = 4, 0.15
+NAMES = {"blue": "llm-blue", "green": "llm-green"}
+BUILTIN = Model(uri="builtin://knowledge", served_name="support")
 SHORT = plans.short()
 RELEASES: dict[str, tuple[str, ...]] = {
     "v1": (),
@@ -115,6 +119,7 @@ class Place:
         components: of the overlay.
         changed: makes of a document what is applied.
         plan: text of plan.yaml.
+        model: of the releases.
     """
 
     def __init__(
@@ -124,8 +129,10 @@ class Place:
         *components: str,
         changed: Callable[[Object], Object] = lambda item: item,
         plan: str = SHORT,
+        model: Model = BUILTIN,
     ) -> None:
         self.cluster, self.folder, self.namespace = cluster, folder, f"llm-{uuid.uuid4().hex[:6]}"
+        self.model = model
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
         cluster.add_image(IMAGE, sys.executable, env={"PATH": path})
         eat = "import time\nx = []\nwhile True: x.append(b'x' * 2**24); time.sleep(0.05)"
@@ -133,8 +140,8 @@ class Place:
         found = placed("local", self.namespace, *components)
         cluster.apply(*(changed(item) for item in found))
         self.kube = Kube(self.namespace, kubeconfig=cluster.kubeconfig)
-        self.router = HttpRouteRouter(self.kube, "llm", {"blue": "llm-blue", "green": "llm-green"})
-        self.workload = DeploymentWorkload(self.kube, "llm")
+        self.router: Router = HttpRouteRouter(self.kube, "llm", NAMES)
+        self.workload: SlotWorkload = DeploymentWorkload(self.kube, "llm")
         (folder / "plan.yaml").write_text(plan)
         (folder / "site.yaml").write_text(
             f"version: 1\nkind: kubernetes\nnamespace: {self.namespace}\nfolder: out\npatience: 20s\n"
@@ -142,7 +149,7 @@ class Place:
         key, public = key_pair(folder)
         (folder / "trust.yaml").write_text(f"version: 1\nname: t\nsigners: [{{name: desk, key: {public.name}}}]\n")
         for name in RELEASES:
-            made = release(name)
+            made = release(name, model)
             made.write(folder / f"{name}.json")
             drill = "a drill" if name in FAULTS else None
             (folder / f"{name}.verdict.json").write_bytes(signed(verdict(made, decided=1.0), made, key, drill=drill))
@@ -262,7 +269,7 @@ class Place:
 
     def fill(self, slot: str, what: str | Release, timeout: float = 90.0) -> None:
         """Put a release into a slot and wait until it is ready."""
-        made = release(what) if isinstance(what, str) else what
+        made = release(what, self.model) if isinstance(what, str) else what
         self.workload.ensure(slot, made, 1)
         self.cluster.until(f"{made.name} in {slot}", lambda: self.workload.status(slot).ready == 1, timeout)
 
@@ -270,6 +277,11 @@ class Place:
         """Write weights and wait until the gateway says that it serves by them."""
         self.router.write({"blue": 100 - green, "green": green}, epoch=1)
         self.cluster.until(f"green {green} %", lambda: self.router.verify().accepted)
+
+    def arrange(self, wanted: Arrangement) -> None:
+        """Write mirrors and stickiness, as far as the router has them."""
+        assert isinstance(self.router, Arranging)
+        self.router.arrange(wanted, epoch=1)
 
     def serve(self) -> Users:
         """v1 in blue, and users on it."""
@@ -291,11 +303,11 @@ class Place:
         self.cluster.until("the gateway to serve", served)
 
 
-def release(name: str) -> Release:
+def release(name: str, model: Model = BUILTIN) -> Release:
     return Release(
         name=name,
         image=Image(repository=IMAGES.get(name, SIMULATOR), digest="sha256:" + name[1:] * 64),
-        model=Model(uri="builtin://knowledge", served_name="support"),
+        model=model,
         engine=Engine(name="simulator", version="1"),
         args=("--seed", name[1:], *RELEASES[name]),
         env={"SERVEGATE_FAULT": FAULTS[name]} if name in FAULTS else {},

@@ -3,7 +3,9 @@
 For each LLMInferenceService it makes what KServe 0.20 makes of one without prefill and workers, as far as a rollout
 meets it: Deployment `<name>-kserve`, whose selector and pods have KServe's labels and `spec.labels`, whose pods have
 `spec.annotations` and the template; and Service `<name>-kserve-workload-svc`. Where KServe's preset pastes `args` into
-a line of shell, they are read as a shell does.
+a line of shell, they are read as a shell does. Of the services of one group it makes, where it is told under which host
+name, one HTTPRoute with the members' weights, to their Services (as KServe does without a scheduler, with one to
+InferencePools), and says so in their status once the gateway has it.
 It is no proof of KServe: no presets are combined, no model is brought, and no webhook of it looks at what is written.
 """
 
@@ -19,17 +21,37 @@ from apply import Applier
 from servegate.rollout.kube import Kube, KubeError
 
 Object = dict[str, Any]
+ROUTE = "llm-kserve-route"
+SERVICE = "-kserve-workload-svc"
 OWN = {"kserve.io/component": "workload", "app.kubernetes.io/part-of": "llminferenceservice"}
 EVERY = 0.2
 
 
-class StandIn:
-    """Follows the LLMInferenceServices `names` of a namespace until it is closed."""
+def quick(item: Object) -> Object:
+    """A slot of KServe as the local overlay has Deployments: it starts and ends in seconds, and fits a small node."""
+    template = item["spec"]["template"]
+    template["terminationGracePeriodSeconds"] = 30
+    (main,) = template["containers"]
+    main["lifecycle"]["preStop"]["sleep"]["seconds"] = 2
+    main["resources"]["requests"].update(cpu="100m", memory="256Mi")
+    main["resources"]["limits"].update(memory="512Mi")
+    for kind in ("startup", "readiness", "liveness"):
+        main[f"{kind}Probe"]["periodSeconds"] = 1
+    return item
 
-    def __init__(self, kube: Kube, *names: str) -> None:
-        self.kube, self.names, self.applier = kube, names, Applier(kube)
+
+class StandIn:
+    """Follows the LLMInferenceServices `names` of a namespace, all of one group, until it is closed.
+
+    Args:
+        host: of the HTTPRoute it makes; without one it makes none.
+    """
+
+    def __init__(self, kube: Kube, *names: str, host: str | None = None) -> None:
+        self.kube, self.names, self.host, self.applier = kube, names, host, Applier(kube)
         self.problem: str | None = None
         self._made: dict[str, Object] = {}
+        self._routed: list[Object] = []
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
@@ -43,11 +65,14 @@ class StandIn:
 
     def _run(self) -> None:
         while not self._ended.wait(EVERY):
-            for name in self.names:
-                try:
-                    self._follow(self.kube.get("LLMInferenceService", name))
-                except KubeError as error:
-                    self.problem = str(error)  # tried again, as a controller would
+            try:
+                items = [self.kube.get("LLMInferenceService", name) for name in self.names]
+                for item in items:
+                    self._follow(item)
+                if self.host is not None:
+                    self._route(items, self.host)
+            except KubeError as error:
+                self.problem = str(error)  # tried again, as a controller would
 
     def _follow(self, item: Object) -> None:
         name = item["metadata"]["name"]
@@ -56,6 +81,31 @@ class StandIn:
         for wanted in (self._deployment(item), self._service(item)):
             self.applier.apply(wanted)
         self._made[name] = item["spec"]
+
+    def _route(self, items: list[Object], host: str) -> None:
+        """The group's HTTPRoute, and what the members' status says of it when the gateway has taken it up."""
+        members = [
+            {"name": item["metadata"]["name"], "weight": item["spec"]["router"]["route"]["weight"]} for item in items
+        ]
+        if members == self._routed:
+            return
+        refs = [{"name": each["name"] + SERVICE, "port": 8000, "weight": each["weight"]} for each in members]
+        gateway = [{"name": ref["name"], "namespace": ref["namespace"]} for ref in _gateways(items[0])]
+        spec = {"parentRefs": gateway, "hostnames": [host], "rules": [{"backendRefs": refs}]}
+        meta = {"name": ROUTE, "namespace": items[0]["metadata"]["namespace"]}
+        made = self.applier.apply(
+            {"apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute", "metadata": meta, "spec": spec}
+        )
+        while not _accepted(self.kube.get("HTTPRoute", ROUTE), made["metadata"]["generation"]):
+            if self._ended.wait(EVERY):
+                return
+        conditions = [{"type": kind, "status": "True"} for kind in ("HTTPRoutesReady", "GroupReady")]
+        group = items[0]["spec"]["router"]["route"]["group"]
+        status = {"conditions": conditions, "router": {"group": {"name": group, "members": members}}}
+        for item in items:
+            path = f"{self.applier.path(item)}/status"
+            self.kube.call("PATCH", path, {"status": status}, content="application/merge-patch+json")
+        self._routed = members
 
     def _labels(self, item: Object) -> dict[str, str]:
         """Of the pods, and of the selector, which is the same map in KServe."""
@@ -89,9 +139,25 @@ class StandIn:
         return {
             "apiVersion": "v1",
             "kind": "Service",
-            "metadata": self._meta(item, "-kserve-workload-svc"),
+            "metadata": self._meta(item, SERVICE),
             "spec": {"selector": selector, "ports": ports},
         }
 
     def _meta(self, item: Object, suffix: str) -> Object:
         return {"name": item["metadata"]["name"] + suffix, "namespace": item["metadata"]["namespace"]}
+
+
+def _gateways(item: Object) -> list[Object]:
+    found: list[Object] = item["spec"]["router"]["gateway"]["refs"]
+    return found
+
+
+def _accepted(route: Object, generation: int) -> bool:
+    """The gateway has taken up this generation of a route."""
+    said = [
+        condition
+        for parent in (route.get("status") or {}).get("parents", ())
+        for condition in parent["conditions"]
+        if condition["type"] in ("Accepted", "ResolvedRefs") and condition["observedGeneration"] == generation
+    ]
+    return len(said) >= 2 and all(condition["status"] == "True" for condition in said)
