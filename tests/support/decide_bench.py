@@ -182,3 +182,11 @@ class Bench:
                         assert status.ready > 0, f"{slot} gets {weight} % and has no ready replica"
         if state.phase is not self.state.phase or state.step != self.state.step:
             assert decision.reason, "a change without a reason"
+
+
+def at(step: int, the_plan: Any = None) -> Bench:
+    """A healthy rollout that has come to a step, which its router serves."""
+    bench = Bench(the_plan)
+    bench.until(Phase.STEP if step < 3 else Phase.BAKING, step)
+    bench.tick()
+    return bench
