@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 from github_page import page
+from report_samples import make_compared
 
-from browser import measured, samples
+from browser import measured
 from servegate.report.markdown import verdict_markdown
 
 HOSTILE = "</details></td></table>\n\n| a | `b` ::error:: <h1>x</h1> " + "W" * 60
@@ -15,7 +16,7 @@ HOSTILE = "</details></td></table>\n\n| a | `b` ::error:: <h1>x</h1> " + "W" * 6
 
 @pytest.mark.parametrize("unfold", [False, True])
 def test_every_table_of_a_usual_verdict_is_seen_whole(unfold: bool, tmp_path: Path) -> None:
-    verdict, backing = samples().make_compared("Your order ships tomorrow.")
+    verdict, backing = make_compared("Your order ships tomorrow.")
     result = measured(page(verdict_markdown(verdict, backing=backing), unfold=unfold), 1012, tmp_path)
     assert result["found"] == []
     assert result["sideways"] == []
@@ -23,7 +24,7 @@ def test_every_table_of_a_usual_verdict_is_seen_whole(unfold: bool, tmp_path: Pa
 
 
 def test_hostile_text_widens_a_table_and_not_the_page(tmp_path: Path) -> None:
-    verdict, backing = samples().make_compared(HOSTILE)
+    verdict, backing = make_compared(HOSTILE)
     result = measured(page(verdict_markdown(verdict, backing=backing), unfold=True), 1012, tmp_path)
     assert result["found"] == []
     assert [heading.partition(" ")[0] for heading in result["headings"]] == ["Compared", "Service"]

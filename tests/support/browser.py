@@ -5,14 +5,12 @@ The pages themselves run no script, so each is put into a frame of the wanted wi
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 import shutil
 import subprocess
 from html import escape, unescape
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 PROBE = """
@@ -68,14 +66,3 @@ def measured(markup: str, width: int, folder: Path, *arguments: str) -> dict[str
     assert found, ended.stderr[-2000:]
     result: dict[str, Any] = json.loads(unescape(found[1]))
     return result
-
-
-def samples() -> ModuleType:
-    """The samples the unit tests of the views use."""
-    path = Path(__file__).parent.parent / "unit" / "report" / "conftest.py"
-    spec = importlib.util.spec_from_file_location("report_samples", path)
-    assert spec is not None
-    assert spec.loader is not None
-    found = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(found)
-    return found
