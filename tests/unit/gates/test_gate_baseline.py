@@ -2,118 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from gate_runs import DATASET, NEW, NOW, OLD, Run, answers, judge, one, policy, runs, scores
 
-from servegate.config import validate
-from servegate.contract import sha256
 from servegate.endpoint import EndpointFacts
 from servegate.errors import ConfigError
-from servegate.gates import Policy, evaluate
 from servegate.gates.pairs import pair
-from servegate.report.model import Conditions, Finding, Interval, Measure, Report, Samples, Subject
-from servegate.report.records import EvalRecord
-from servegate.report.verdict import CheckResult, Outcome, Verdict
-from servegate.stats.intervals import wilson
-
-NEW, OLD = "sha256:" + "a" * 64, "sha256:" + "b" * 64
-DATASET = "sha256:" + "d" * 64
-NOW = 1_800_000_000.0
-
-
-def item_hash(number: int, version: int = 0) -> str:
-    return f"sha256:{version * 100_000 + number:064x}"
-
-
-def answers(scores: Sequence[float | None], **more: Any) -> list[EvalRecord]:
-    version, changed = more.pop("version", 0), more.pop("changed", ())
-    cluster = more.pop("cluster", lambda number: None)
-    return [
-        EvalRecord(
-            id=f"item-{number}",
-            item_sha256=item_hash(number, version if number in changed else 0),
-            scorer="exact",
-            score=score,
-            cluster=cluster(number),
-            tags=("even",) if number % 2 == 0 else (),
-            **more,
-        )
-        for number, score in enumerate(scores)
-    ]
-
-
-class Run:
-    """An eval report with the answers behind it."""
-
-    def __init__(self, records: list[EvalRecord], release: str, **more: Any) -> None:
-        self.records, self.digest = records, sha256(release.encode())
-        slices = {"": records, "tags=even": [record for record in records if "even" in record.tags]}
-        measures = []
-        for name, part in slices.items():
-            scored = [record.score for record in part if record.score is not None]
-            ends = wilson(round(sum(scored)), len(scored)) if scored else None
-            measures.append(
-                Measure(
-                    name="accuracy",
-                    statistic="mean",
-                    slice=name,
-                    value=sum(scored) / len(scored) if scored else None,
-                    unit="fraction",
-                    n=len(scored),
-                    attempted=len(part),
-                    better="higher",
-                    interval=Interval(low=ends.low, high=ends.high, level=0.95, method="wilson") if ends else None,
-                )
-            )
-        self.report = Report(
-            **{
-                "kind": "eval",
-                "name": "support",
-                "subject": Subject(release=release, name="v2" if release == NEW else "v1"),
-                "conditions": Conditions(dataset_sha256=DATASET, temperature=0.0, concurrency=8),
-                "started": NOW - 700,
-                "finished": NOW - 600,
-                "tool": "test",
-                "measures": tuple(measures),
-                "samples": (Samples(path="r.jsonl", sha256=self.digest, record="EvalRecord", n=len(records)),),
-                **more,
-            }
-        )
-
-
-def policy(*checks: dict[str, Any], **more: Any) -> Policy:
-    data = {"version": 1, "name": "p", "checks": [{"report": "eval", "id": f"c{i}", **c} for i, c in enumerate(checks)]}
-    return validate({**data, **more}, Policy, "policy")
-
-
-def judge(rules: Policy, new: Run, old: Run | None, *, paired: bool = True) -> Verdict:
-    runs = [new] if old is None else [new, old]
-    return evaluate(
-        rules,
-        [new.report],
-        [] if old is None else [old.report],
-        answers={run.digest: run.records for run in runs} if paired else {},
-        now=NOW,
-        decided_by="test",
-    )
-
-
-def one(keys: dict[str, Any], new: Run, old: Run | None, *, paired: bool = True, **check: Any) -> CheckResult:
-    rules = policy({"measure": "accuracy", "baseline": {"margin": "3pp", **keys}, **check})
-    return judge(rules, new, old, paired=paired).results[0]
-
-
-def scores(n: int, lost: int = 0, won: int = 0, right: float = 0.8) -> tuple[list[float | None], list[float | None]]:
-    """Scores of n items, baseline first: `lost` only the baseline knew, `won` only the candidate."""
-    both: list[float | None] = [1.0 if index % 10 < right * 10 else 0.0 for index in range(n - lost - won)]
-    return [1.0] * lost + [0.0] * won + both, [0.0] * lost + [1.0] * won + both
-
-
-def runs(n: int, lost: int = 0, won: int = 0, **more: Any) -> tuple[Run, Run]:
-    before, after = scores(n, lost, won)
-    return Run(answers(after), NEW, **more), Run(answers(before), OLD)
+from servegate.report.model import Conditions, Finding, Subject
+from servegate.report.verdict import Outcome
 
 
 def test_a_result_names_the_items_and_the_baseline_they_differ_from() -> None:
@@ -345,93 +243,6 @@ def test_many_checks_are_corrected_together(correction: str) -> None:
     assert together[0].outcome is Outcome.INCONCLUSIVE
     assert "among the 2 of parts it may be chance" in together[0].message
     assert together[0].effect is Outcome.FAIL
-
-
-def load(value: float, low: float, high: float, release: str, **more: Any) -> Report:
-    return Report(
-        kind="load",
-        name="chat",
-        subject=Subject(release=release, name="v"),
-        started=NOW - 10,
-        finished=NOW - 5 if release == NEW else NOW - 4,
-        tool="test",
-        measures=(
-            Measure(
-                **{
-                    "name": "ttft",
-                    "statistic": "p95",
-                    "value": value,
-                    "unit": "seconds",
-                    "n": 400,
-                    "attempted": 400,
-                    "better": "lower",
-                    "interval": Interval(low=low, high=high, level=0.95, method="order-statistic"),
-                    **more,
-                }
-            ),
-        ),
-    )
-
-
-def latency(margin: str, new: Report, old: Report, measure: str = "ttft p95") -> CheckResult:
-    rules = policy({"report": "load", "measure": measure, "baseline": {"margin": margin}})
-    return evaluate(rules, [new], [old], now=NOW, decided_by="t").results[0]
-
-
-@pytest.mark.parametrize("margin", ["20ms", "10% of baseline"])
-@pytest.mark.parametrize(
-    ("value", "outcome"), [(0.190, Outcome.PASS), (0.212, Outcome.INCONCLUSIVE), (0.260, Outcome.FAIL)]
-)
-def test_latencies_are_compared_by_their_intervals_and_say_so(margin: str, value: float, outcome: Outcome) -> None:
-    found = latency(margin, load(value, value - 0.01, value + 0.012, NEW), load(0.2, 0.19, 0.212, OLD))
-    assert found.outcome is outcome
-    assert "UNPAIRED (only scores are paired)" in found.message
-    assert found.threshold == pytest.approx(0.22)
-    assert found.comparison == "<="
-
-
-def test_error_rates_are_compared_exactly() -> None:
-    keys: dict[str, Any] = {"name": "error_rate", "statistic": "rate", "unit": "fraction", "n": 2000, "attempted": 2000}
-    old = load(10 / 2000, 0.002, 0.009, OLD, **keys)
-    for count, outcome in ((10, Outcome.INCONCLUSIVE), (2, Outcome.PASS), (60, Outcome.FAIL)):
-        new = load(count / 2000, 0.0, 1.0, NEW, **keys)
-        found = latency("50% of baseline", new, old, "error_rate")
-        assert found.outcome is outcome
-        assert "exact conditional rate ratio" in found.message
-    none = latency(
-        "50% of baseline", load(0.0, 0.0, 0.01, NEW, **keys), load(0.0, 0.0, 0.01, OLD, **keys), "error_rate"
-    )
-    assert none.outcome is Outcome.INCONCLUSIVE
-
-
-@pytest.mark.parametrize(
-    ("new", "old", "measure", "says"),
-    [
-        (
-            load(0.2, 0.1, 0.3, NEW, name="wait", better=None),
-            load(0.2, 0.1, 0.3, OLD, name="wait"),
-            "wait",
-            "higher or lower",
-        ),
-        (
-            load(5, 4, 6, NEW, name="stops", unit="count"),
-            load(5, 4, 6, OLD, name="stops", unit="count"),
-            "stops",
-            "does not fit",
-        ),
-    ],
-)
-def test_a_comparison_that_cannot_be_meant_is_an_error(new: Report, old: Report, measure: str, says: str) -> None:
-    with pytest.raises(ConfigError, match=says):
-        latency("20ms", new, old, measure)
-
-
-def test_intervals_are_needed_and_alike() -> None:
-    bare = latency("20ms", load(0.2, 0, 1, NEW, interval=None), load(0.2, 0.19, 0.21, OLD))
-    assert bare.outcome is Outcome.INCONCLUSIVE
-    assert "a report has none" in bare.message
-    other = Interval(low=0.19, high=0.21, level=0.9, method="t")
-    assert "different levels" in latency("20ms", load(0.2, 0, 1, NEW, interval=other), load(0.2, 0.1, 0.3, OLD)).message
 
 
 @pytest.mark.parametrize(
