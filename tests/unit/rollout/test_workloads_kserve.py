@@ -8,43 +8,29 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import deployment_slots
 import pytest
 import yaml
+from deployment_slots import CORE, T0, Clock
 from fake_kube import FakeKube, Object
 
 from servegate.contract import sha256
 from servegate.errors import ConfigError
-from servegate.release import Engine, File, Image, Model, Release
+from servegate.release import File, Model, Release
 from servegate.rollout.kube import Kube
 from servegate.rollout.ports import FencedError
 from servegate.rollout.workloads.kserve import KServeWorkload, arguments, model_uri
 
 SERVICES = "/apis/serving.kserve.io/v1alpha2/namespaces/llm/llminferenceservices/"
-CORE = "/api/v1/namespaces/llm/"
 SLICES = "/apis/discovery.k8s.io/v1/namespaces/llm/endpointslices/"
 DEPLOYMENT = "/apis/apps/v1/namespaces/llm/deployments/llm-green-kserve"
 SHIPPED = Path(__file__).parents[3] / "k8s/components/kserve/services.yaml"
-T0 = "2026-11-25T12:00:00Z"
 
 
 def release(**changes: Any) -> Release:
-    fields: dict[str, Any] = {
-        "name": "v2",
-        "image": Image(repository="registry.example/llm", digest="sha256:" + "a" * 64),
-        "model": Model(uri="hf://org/model", revision="abc", served_name="support"),
-        "engine": Engine(name="vllm", version="0.33.0"),
-        "args": ("--max-num-seqs=64", '--hf-overrides={"a": "b c"}'),
-        "env": {"VLLM_LOGGING_LEVEL": "INFO"},
-    }
-    return Release(**{**fields, **changes})
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.at = 0.0
-
-    def __call__(self) -> float:
-        return self.at
+    revised = Model(uri="hf://org/model", revision="abc", served_name="support")
+    args = ("--max-num-seqs=64", '--hf-overrides={"a": "b c"}')
+    return deployment_slots.release(**{"model": revised, "args": args, **changes})
 
 
 @pytest.fixture
