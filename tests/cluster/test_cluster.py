@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cluster.network import BRIDGE, HARDWARE
 from processes import wait_until_exit
 
 from cluster import Cluster
@@ -114,6 +115,14 @@ def test_a_crash_loop_and_a_missing_image_look_as_they_do_in_a_cluster(cluster: 
     assert (state("crash")["last"]["exitCode"], state("crash")["last"]["message"]) == (7, "no such model")
     cluster.until("a failed pull", lambda: waits("missing", "ImagePullBackOff"))
     cluster.until("an error of configuration", lambda: waits("secret", "CreateContainerConfigError"))
+
+
+def test_the_pods_way_out_keeps_its_address_whoever_leaves(cluster: Cluster) -> None:
+    """One that took a port's is silent for half a minute, when that port goes, to whoever had learned it."""
+    assert cluster.network is not None
+    paths = [f"/sys/class/net/{BRIDGE}/{name}" for name in ("address", "addr_assign_type")]
+    run = subprocess.run(cluster.network.command(["cat", *paths]), capture_output=True, text=True, check=True)
+    assert run.stdout.split() == [HARDWARE, "3"]  # NET_ADDR_SET
 
 
 @pytest.mark.timeout(300)

@@ -21,7 +21,7 @@ from cluster.binaries import ClusterUnavailableError, cache
 
 CLUSTERS = 16
 NODES = 8
-BRIDGE = "pods"
+BRIDGE, HARDWARE = "pods", "02:00:00:00:00:01"
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,9 @@ class Network:
         _ip("-n", self.name, "addr", "add", f"{at.inside}/30", "dev", inner)
         _ip("-n", self.name, "link", "set", inner, "up")
         _ip("-n", self.name, "link", "set", "lo", "up")
-        _ip("-n", self.name, "link", "add", BRIDGE, "type", "bridge")
+        # An address of its own: else it has the lowest of what hangs on it, and another when that goes, which pods that
+        # were there learn half a minute later.
+        _ip("-n", self.name, "link", "add", BRIDGE, "address", HARDWARE, "type", "bridge")
         _ip("-n", self.name, "addr", "add", f"{at.bridge}/{at.pods.prefixlen}", "dev", BRIDGE)
         _ip("-n", self.name, "link", "set", BRIDGE, "up")
         _ip("-n", self.name, "route", "add", "local", str(at.services), "dev", "lo")
