@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import gc
 import getpass
 import os
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +13,7 @@ from servegate.config import load, parse, validate
 from servegate.contract import sha256_file
 from servegate.endpoint import EndpointFacts
 from servegate.errors import ConfigError
+from servegate.garbage import collection_paused
 from servegate.gates import baseline_files
 from servegate.gates.evaluate import evaluate
 from servegate.gates.place import lines_of, place
@@ -58,7 +57,7 @@ def decide(
     Raises:
         ConfigError: a file is wrong, or the question makes no sense (see `evaluate`).
     """
-    with _collection_paused():
+    with collection_paused():
         rules, lines = load_placed(policy)
         given = load_reports(reports)
         before, known = load_compared(rules, baselines, answers=answers)
@@ -67,18 +66,6 @@ def decide(
         judged = None if release is None else load_release(release)
         verdict = evaluate(rules, given, before, answers=known, release=judged, now=now, decided_by=decider())
         return place(verdict, policy, lines), Backing(given, before, known)
-
-
-@contextmanager
-def _collection_paused() -> Iterator[None]:
-    """Without the cyclic garbage collector: tens of thousands of records hold no cycles, and it looks at each again."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 def _compares(policy: Policy) -> bool:

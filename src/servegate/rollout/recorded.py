@@ -7,12 +7,10 @@ the next one is compared with the last that had it. A day of a few processes is 
 
 from __future__ import annotations
 
-import gc
 import gzip
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from servegate.errors import ConfigError
+from servegate.garbage import collection_paused
 from servegate.metrics import names
 from servegate.rollout.deltas import START_TOLERANCE
 from servegate.rollout.sources.prometheus_api import Matrix, PrometheusApi
@@ -124,7 +123,7 @@ def load(paths: Iterable[Path]) -> Matrix:
                 raise ConfigError(f"{path}: larger than {MAX_BYTES} bytes")
             data = path.read_bytes()
             text = gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
-            with _no_collection():
+            with collection_paused():
                 document = orjson.loads(text)
             found = document["data"]["result"] if isinstance(document, dict) else document
             if not all({"metric", "values"} <= row.keys() for row in found):
@@ -135,18 +134,6 @@ def load(paths: Iterable[Path]) -> Matrix:
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ConfigError(f"{path}: is not an answer of Prometheus with ranges of samples") from error
     return rows
-
-
-@contextmanager
-def _no_collection() -> Iterator[None]:
-    """No search for garbage: a list per sample makes it look through all of them again and again, and there is none."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 def recording(rows: Matrix, config: PrometheusConfig, tick: float) -> Recording:
