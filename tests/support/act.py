@@ -25,6 +25,14 @@ _USES = re.compile(r"uses: ([\w.-]+/[\w.-]+)@([0-9a-f]{40})")
 _OWN = re.compile(r"uses: \$/(\S+)")
 _STEP = re.compile(r"- Main (.+) \[([0-9a-zµ.]+)\]$", re.MULTILINE)
 _DURATION = re.compile(r"([0-9.]+)(h|ms|m|s|µs|ns)")
+# act reads a step's output from a terminal that it closes as soon as the step has failed, whether it has read the rest
+# or not: in one failure of fifty the message is lost. A failing step gives it time to read.
+_BASH = """#!/bin/sh
+/bin/bash "$@"
+status=$?
+[ $status -eq 0 ] || sleep 0.3
+exit $status
+"""
 _UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "µs": 1e-6, "ns": 1e-9}
 
 
@@ -172,6 +180,10 @@ class Repository:
         artifacts, calls = scratch / "artifacts", scratch / "calls"
         artifacts.mkdir(parents=True)
         calls.mkdir()
+        programs = scratch / "bin"
+        programs.mkdir()
+        (programs / "bash").write_text(_BASH, "utf-8")
+        (programs / "bash").chmod(0o755)
         event_file = scratch / "event.json"
         event_file.write_text(json.dumps(payload), "utf-8")
         command = [str(Path(sys.executable).with_name("act")), event, "-W", f".github/workflows/{workflow}"]
@@ -182,6 +194,7 @@ class Repository:
         if self.calls is not None:
             command += ["--local-repository", f"{self.calls.called_as}={self.calls.folder}"]
         own = {"STAND_IN_ARTIFACTS": str(artifacts), "STAND_IN_CALLS": str(calls), **(env or {})}
+        own["PATH"] = f"{programs}:{own.get('PATH', os.environ['PATH'])}"
         for key, value in own.items():
             command += ["--env", f"{key}={value}"]
         for key, value in (inputs or {}).items():
