@@ -26,7 +26,7 @@ _OWN = re.compile(r"uses: \$/(\S+)")
 _STEP = re.compile(r"- Main (.+) \[([0-9a-zµ.]+)\]$", re.MULTILINE)
 _DURATION = re.compile(r"([0-9.]+)(h|ms|m|s|µs|ns)")
 # act reads a step's output from a terminal that it closes as soon as the step has failed, whether it has read the rest
-# or not: in one failure of fifty the message is lost. A failing step gives it time to read.
+# or not: in one failure of a hundred the message is lost. A failing step gives it time to read.
 _BASH = """#!/bin/sh
 /bin/bash "$@"
 status=$?

@@ -8,7 +8,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, ClassVar
 
-from crash_world import BAD, GOOD, LOST, TROUBLES, Killed, Life, World, begin_or_go_on
+from crash_life import Killed, Life
+from crash_world import BAD, GOOD, LOST, TROUBLES, World, begin_or_go_on
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 

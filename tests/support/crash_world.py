@@ -1,7 +1,6 @@
 """A small world for controllers that die: two slots, a gateway, users, and everything that can go wrong around them.
 
-Time passes only when somebody sleeps. Every effect of a controller passes a gate before and after it happens, where the
-controller can be killed, or paused while another one takes over. Each controller has a name, so the world knows who did
+Time passes only when somebody sleeps. Each controller has a life (crash_life.py) and a name, so the world knows who did
 what: a write that changes something although its writer's lease is over is a violation, and so is a weight that moves
 to a slot without a ready pod.
 """
@@ -11,9 +10,10 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+
+from crash_life import Life, Router, Store, Workload
 
 from servegate.config import validate
 from servegate.errors import ConfigError, InfrastructureError
@@ -25,10 +25,8 @@ from servegate.rollout.memory import Memory
 from servegate.rollout.model import Phase, State
 from servegate.rollout.plan import TTFT_EDGES, Plan
 from servegate.rollout.ports import (
-    ConflictError,
     FencedError,
     Histogram,
-    Lease,
     LeaseLostError,
     Observed,
     PodSample,
@@ -86,36 +84,6 @@ OLD, GOOD, BAD = release("v1"), release("v2"), release("v3")
 FAILING = {"v3": 0.3}
 VERDICTS = {item.identity(): _verdict(item) for item in (GOOD, BAD)}
 SLOTS = ("blue", "green")
-
-
-class Killed(BaseException):
-    """The controller is dead: nothing it does after this moment happens."""
-
-
-@dataclass
-class Life:
-    """One controller, from its start to its death.
-
-    Args:
-        name: who it is.
-        at: called before and after every effect with its number and name; may raise Killed or let others live.
-    """
-
-    name: str
-    at: Callable[[int, str], None] = lambda _n, _what: None
-    dead: bool = False
-    moments: list[str] = field(default_factory=list)
-    epoch: int = 0
-
-    def moment(self, what: str) -> None:
-        if self.dead:
-            raise Killed
-        self.moments.append(what)
-        try:
-            self.at(len(self.moments), what)
-        except Killed:
-            self.dead = True
-            raise
 
 
 @dataclass
@@ -325,12 +293,12 @@ class World:
 
     def controller(self, life: Life, sleep: Callable[[float], None] | None = None) -> Controller:
         """A controller whose every effect passes through `life`."""
-        store = _Store(self, life)
+        store = Store(self, life)
         return Controller(
             PLAN,
-            _Router(self, life),
+            Router(self, life),
             self,
-            _Workload(self, life),
+            Workload(self, life),
             store,
             smoke=lambda _url, _release: (True, "fine"),
             verdict=VERDICTS.get,
@@ -365,97 +333,6 @@ def begin_or_go_on(controller: Controller, item: Release) -> None:
         controller.resume()
     except ConfigError:
         controller.start(item, OLD)
-
-
-@dataclass
-class _Router:
-    world: World
-    life: Life
-
-    def read(self) -> Weights:
-        return dict(self.world.wanted)
-
-    def write(self, weights: Weights, epoch: int) -> None:
-        self.life.moment("before router.write")
-        self.world.write(self.life, weights, epoch)
-        self.life.moment("after router.write")
-
-    def verify(self) -> RouteStatus:
-        return self.world.verify()
-
-
-@dataclass
-class _Workload:
-    """Fenced like the one of Kubernetes: by the epoch of the lease its controller has."""
-
-    world: World
-    life: Life
-
-    def ensure(self, slot: str, wanted: Release, replicas: int) -> None:
-        self.life.moment("before workload.ensure")
-        self.world.ensure(self.life, slot, wanted, replicas)
-        self.life.moment("after workload.ensure")
-
-    def scale(self, slot: str, replicas: int) -> None:
-        self.life.moment("before workload.scale")
-        self.world.scale(self.life, slot, replicas)
-        self.life.moment("after workload.scale")
-
-    def status(self, slot: str) -> SlotStatus:
-        return self.world.status(slot)
-
-    def address(self, slot: str) -> str:
-        return f"http://{slot}"
-
-
-class _Store:
-    """The real store, with moments of death and trouble around what writes."""
-
-    def __init__(self, world: World, life: Life) -> None:
-        self.world, self.life = world, life
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.world.store, name)
-
-    def acquire(self, holder: str, now: float, ttl: float) -> Lease:
-        lease: Lease = self._done("acquire", holder, now, ttl)
-        self.life.epoch = lease.epoch
-        return lease
-
-    def renew(self, lease: Lease, now: float, ttl: float) -> Lease:
-        renewed: Lease = self._done("renew", lease, now, ttl)
-        return renewed
-
-    def release(self, lease: Lease) -> None:
-        self._done("release", lease)
-
-    def save(self, state: str, expected_version: int, lease: Lease) -> int:
-        if self.world.has("store-conflict"):
-            self.life.moment("before store.save")
-            raise ConflictError("somebody else wrote in between")
-        version: int = self._done("save", state, expected_version, lease)
-        if self.world.has("store-timeout"):
-            raise InfrastructureError("no answer in time")  # and yet it was kept
-        return version
-
-    def append_history(self, line: str) -> None:
-        self._done("append_history", line)
-
-    def settle(self, *arguments: Any) -> None:
-        self._done("settle", *arguments)
-
-    def _done(self, name: str, *arguments: Any) -> Any:
-        self.life.moment(f"before store.{name}")
-        if self.world.has("store-500"):
-            raise InfrastructureError("the store answers HTTP 500")
-        result = getattr(self.world.store, name)(*arguments)
-        if name == "save":
-            holder = self.world.store.holder()
-            if holder is not None and holder.epoch > self.life.epoch:
-                self.world.violations.append(f"{self.life.name} saved after its lease at {self.world.now}")
-            self.world.acts(self.life, "saved")
-        self.life.moment(f"after store.{name}")
-        return result
 
 
 TROUBLES = (

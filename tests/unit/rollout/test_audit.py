@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from crash_world import BAD, GOOD, OLD, Killed, World, begin_or_go_on
+from crash_life import Killed
+from crash_world import BAD, GOOD, OLD, World, begin_or_go_on
 
 from servegate import cli
 from servegate.contract import canonical_json, sha256

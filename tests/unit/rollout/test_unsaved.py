@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from crash_world import GOOD, OLD, Killed, World, begin_or_go_on
+from crash_life import Killed
+from crash_world import GOOD, OLD, World, begin_or_go_on
 
 from servegate.rollout import memory
 from servegate.rollout.audit import read_trail, replay
