@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from rollout_bench import filters
 from rollout_bench.traffic import GAPS, ITL_EDGES, TICK, TICKS, TTFT_EDGES, Draws, Floats
 from servegate.rollout import bets
-from servegate.stats import shift
+from servegate.stats import eprocess, shift
 
 ALPHA = 0.01
 SHARES = {"errors": 0.3, "errors-slo": 0.05, "ttft": 0.27, "itl": 0.18, "quality": 0.2}
@@ -95,33 +95,53 @@ class Wealth:
         self.how, self.n = how, np.zeros(runs, int)
         self.log_wealth = np.full((runs, len(how.stakes)), -np.inf)
         harmonic = np.concatenate([[0.0], np.cumsum(1 / np.arange(1, how.horizon + 1))])
-        rest = 1 - how.at_once
-        enters = np.concatenate([[how.at_once], rest / np.arange(1, how.horizon + 1) / harmonic[-1], [0.0]])
+        timed = how.timed
+        self.enters = np.concatenate([[how.at_once], timed / np.arange(1, how.horizon + 1) / harmonic[-1], [0.0]])
+        self.waits = np.concatenate([[1.0 - how.reserve], np.maximum(0, timed * (1 - harmonic / harmonic[-1]))])
+        self.reserve = np.full(runs, how.reserve)
         with np.errstate(divide="ignore"):
-            self.enters = np.log(enters)
-            left = np.maximum(0, rest * (1 - harmonic / harmonic[-1]))
-            self.waits = np.log(np.concatenate([[1.0], left]))
             self.prior = np.log(how.prior)
 
-    def advance(self, use: NDArray[np.bool_], ratio: Floats) -> None:
-        entering = self.enters[np.minimum(self.n, len(self.enters) - 1)][:, None]
+    def advance(self, use: NDArray[np.bool_], ratio: Floats, call: NDArray[np.bool_] | None = None) -> None:
+        called = np.where(use & call, eprocess.CALLED * self.reserve, 0.0) if call is not None else np.zeros(len(use))
+        self.reserve = self.reserve - called
+        with np.errstate(divide="ignore"):
+            entering = np.log(self.enters[np.minimum(self.n, len(self.enters) - 1)] + called)[:, None]
         grown = np.logaddexp(self.log_wealth, entering)
         grown = grown + np.log1p(np.array(self.how.stakes) * (ratio[:, None] - 1))
         self.log_wealth = np.where(use[:, None], grown, self.log_wealth)
         self.n = self.n + use
 
     def log_e(self) -> Floats:
-        found: Floats = np.logaddexp(
-            np.logaddexp.reduce(self.log_wealth + self.prior, axis=1),
-            self.waits[np.minimum(self.n, len(self.waits) - 1)],
-        )
+        with np.errstate(divide="ignore"):
+            waiting = np.log(self.waits[np.minimum(self.n, len(self.waits) - 1)] + self.reserve)
+        found: Floats = np.logaddexp(np.logaddexp.reduce(self.log_wealth + self.prior, axis=1), waiting)
         return found
+
+
+class Outages:
+    """Caps and calls of `evidence_counts` for many runs."""
+
+    def __init__(self, runs: int, usual: float) -> None:
+        self.usual, self.last, self.lasted = usual, np.zeros(runs), np.zeros(runs)
+
+    def cap(self, fraction: Floats, neighbours: NDArray[np.bool_]) -> tuple[Floats, NDArray[np.bool_], Floats]:
+        """Largest ratio of this interval, whether the reserve is called before it, how long the outage has lasted."""
+        alone = np.where(fraction >= bets.OUTAGE, 1.0, 0.0)
+        same = neighbours & (np.minimum(fraction, self.last) > 0) & (np.maximum(fraction, self.last) >= bets.OUTAGE)
+        lasted = np.where(same, np.maximum(self.lasted, 1) + 1, alone)
+        in_full = (lasted < 2) | ((lasted > 2) & (fraction >= bets.OUTAGE))
+        return np.where(in_full, self.usual, bets.OUTAGE_CAP), self.last >= bets.OUTAGE, lasted
+
+    def keep(self, close: NDArray[np.bool_], fraction: Floats, lasted: Floats) -> None:
+        self.last, self.lasted = np.where(close, fraction, self.last), np.where(close, lasted, self.lasted)
 
 
 def events(draws: Draws, seen: tuple[Floats, Floats], base: tuple[Floats, Floats]) -> Floats:
     """Logarithm of the e-value about the candidate's share of the events (failures, unanswered requests)."""
     wealth, found = Wealth(bets.bets_against(HORIZON), draws.runs), np.zeros((draws.runs, TICKS))
-    last, served, long = np.zeros(draws.runs), np.zeros((2, draws.runs)), np.zeros(draws.runs)
+    outages = Outages(draws.runs, bets.RELATIVE_CAP)
+    served, long = np.zeros((2, draws.runs)), np.zeros(draws.runs)
     sums = np.zeros((4, draws.runs))
     for tick in range(TICKS):
         sums += seen[0][:, tick], seen[1][:, tick], base[0][:, tick], base[1][:, tick]
@@ -135,12 +155,11 @@ def events(draws: Draws, seen: tuple[Floats, Floats], base: tuple[Floats, Floats
         exposed = np.where(share > draws.weight + 2 * scatter, share, draws.weight)
         bound = ODDS_RATIO * exposed / (1 - exposed + ODDS_RATIO * exposed)
         fraction = ours / np.maximum(ran, 1)
-        outage = (np.minimum(fraction, last) > 0) & (np.maximum(fraction, last) >= bets.OUTAGE) & (long <= 1)
-        cap = np.where(outage, bets.OUTAGE_CAP, bets.RELATIVE_CAP)
+        cap, call, lasted = outages.cap(fraction, long <= 1)
         ratio = ours / np.maximum(ours + theirs, 1) / bound
-        wealth.advance(close & (ours + theirs > 0), np.minimum(ratio, cap))
+        wealth.advance(close & (ours + theirs > 0), np.minimum(ratio, cap), call)
         found[:, tick] = wealth.log_e()
-        last = np.where(close, fraction, last)
+        outages.keep(close, fraction, lasted)
         sums, long = np.where(close, 0.0, sums), np.where(close, 0.0, long)
     return found
 
@@ -148,24 +167,24 @@ def events(draws: Draws, seen: tuple[Floats, Floats], base: tuple[Floats, Floats
 def objective(bad: Floats, base: Floats, at_most: float) -> Floats:
     """Logarithm of the e-value that more of the candidate's requests are bad than the objective lets pass."""
     runs = len(bad)
-    wealth, found, last = Wealth(bets.bets_against(HORIZON), runs), np.zeros((runs, TICKS)), np.zeros(runs)
+    wealth, found = Wealth(bets.bets_against(HORIZON), runs), np.zeros((runs, TICKS))
+    outages = Outages(runs, bets.SLO_CAP)
     ours, ran, long = np.zeros(runs), np.zeros(runs), np.zeros(runs)
     for tick in range(TICKS):
         ours, ran, long = ours + bad[:, tick], ran + base[:, tick], long + 1
         close = ran >= SLO_NEED
         fraction = ours / np.maximum(ran, 1)
-        outage = (np.minimum(fraction, last) > 0) & (np.maximum(fraction, last) >= bets.OUTAGE) & (long <= 1)
-        cap = np.where(outage, bets.OUTAGE_CAP, bets.SLO_CAP)
-        wealth.advance(close, np.minimum(fraction / at_most, cap))
+        cap, call, lasted = outages.cap(fraction, long <= 1)
+        wealth.advance(close, np.minimum(fraction / at_most, cap), call)
         found[:, tick] = wealth.log_e()
-        last = np.where(close, fraction, last)
+        outages.keep(close, fraction, lasted)
         ours, ran, long = (np.where(close, 0.0, value) for value in (ours, ran, long))
     return found
 
 
 def quality(draws: Draws) -> Floats:
     """Logarithm of the e-value that the candidate answers the suite worse by more than the margin."""
-    wealth, found = Wealth(bets.bets_against(HORIZON), draws.runs), np.zeros((draws.runs, TICKS))
+    wealth, found = Wealth(bets.bets_on_items(HORIZON), draws.runs), np.zeros((draws.runs, TICKS))
     bound, spent, always = (1 + QUALITY_MARGIN) / 2, np.zeros(draws.runs), np.ones(draws.runs, bool)
     for tick in range(TICKS):
         worse = (1 - draws.items[:, tick]) / 2

@@ -12,8 +12,15 @@ from servegate.stats.eprocess import Bets
 
 STAKES = (0.1, 0.35, 0.65, 0.95)
 PRIOR = (0.1, 0.25, 0.3, 0.35)
-AT_ONCE = 0.8
+AT_ONCE = 0.75
 """Share of the wealth that bets from the start; the rest waits for defects that begin late."""
+RESERVE = 0.15
+"""Part of that rest which waits for an outage, and not for its time: pods that die in the tenth minute are seen as soon
+as if they had died in the first."""
+
+PRIOR_ITEMS = (0.1, 0.25, 0.45, 0.2)
+AT_ONCE_ITEMS = 0.95
+"""The same for answers: a release that is wrong is wrong from its first item on, and rarely in every one."""
 
 PRIOR_FOR = (0.05, 0.1, 0.25, 0.6)
 AT_ONCE_FOR = 0.7
@@ -25,7 +32,8 @@ OUTAGE = 1 / 3
 """Fraction of its requests that a slot loses in an interval from which on this is an outage, and a neighbouring
 interval with failures the same one. A burst as long as an interval reaches over two, and takes most of one of them."""
 OUTAGE_CAP = 6.0
-"""Instead of `RELATIVE_CAP`, for the later of two such intervals: a burst and a stray failure do not decide."""
+"""Instead of the other caps, for the later of two such intervals: a burst and a stray failure do not decide. From the
+third on an interval that is an outage by itself counts in full again: no burst is that long."""
 SLO_CAP = 10.0
 """The same for the fraction of bad requests."""
 
@@ -61,7 +69,13 @@ FADE = 0.8
 @lru_cache(maxsize=256)
 def bets_against(horizon: int) -> Bets:
     """Bets against a candidate, whose defect may begin at any of `horizon` intervals."""
-    return Bets(stakes=STAKES, prior=PRIOR, at_once=AT_ONCE, horizon=horizon)
+    return Bets(stakes=STAKES, prior=PRIOR, at_once=AT_ONCE, horizon=horizon, reserve=RESERVE)
+
+
+@lru_cache(maxsize=256)
+def bets_on_items(horizon: int) -> Bets:
+    """Bets against a candidate's answers, one item each."""
+    return Bets(stakes=STAKES, prior=PRIOR_ITEMS, at_once=AT_ONCE_ITEMS, horizon=horizon)
 
 
 @lru_cache(maxsize=256)

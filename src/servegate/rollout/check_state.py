@@ -14,6 +14,7 @@ class Wealth(Contract):
 
     n: Count = Field(0, description="intervals bet on")
     log_wealth: tuple[float, ...] = ()
+    calls: Count = Field(0, description="calls upon the reserve")
 
 
 class SlotInterval(Contract):
@@ -55,6 +56,7 @@ class CheckState(Contract):
     stable_queued: Epoch | None = Field(None, description="when stable last queued")
     last_bad: Amount = Field(0.0, description="fraction of the candidate's requests that were bad in the last interval")
     last_end: Epoch | None = Field(None, description="end of that interval")
+    outage: Count = Field(0, description="intervals that an outage had lasted by then")
     against: Wealth = Field(Wealth(), description="evidence against the candidate")
     shift: Shift | None = Field(None, description="the same, of checks on latency against stable")
     stable: Wealth | None = Field(None, description="the same evidence about the stable slot, for an SLO")

@@ -7,8 +7,8 @@ interval make one number, and what it may add to the evidence is bounded before 
 * `errors-vs-stable`, `events-vs-stable`, objectives: one bounded bet per interval (stats/eprocess.py). What happens
   inside the interval needs no assumption; that the null hypothesis holds for every interval given the ones before does.
   A single burst that reaches over two intervals breaks that, which is why one interval's weight is capped, and the
-  second interval of an outage counts for less (`bets.OUTAGE`); counting less never harms the bound. See
-  evidence_counts.py.
+  second interval of an outage counts for less (`bets.OUTAGE`); counting less never harms the bound. An outage calls
+  the reserve of the wealth in. See evidence_counts.py.
 * `latency-vs-stable`: a Kalman filter that sees through passing weather (stats/shift.py). See evidence_latency.py.
 * `quality`: bets on the differences of items that both slots were asked, without replacement. See evidence_quality.py.
 
@@ -69,7 +69,8 @@ def log_e(plan: Plan, check: Check, state: CheckState) -> float:
         return state.shift.log_e if state.shift else 0.0
     if isinstance(check, ErrorsVsStable) and check.per_request:
         return bets.log_e_per_request(state.against.log_wealth)
-    return _log(bets.bets_against(plan.horizon(check)), state.against)
+    how = bets.bets_on_items if isinstance(check, Quality) else bets.bets_against
+    return _log(how(plan.horizon(check)), state.against)
 
 
 def stable_log_e(plan: Plan, check: Check, state: CheckState) -> float:
@@ -100,7 +101,7 @@ def recent_fraction(state: CheckState, slot: str) -> float | None:
 
 
 def _log(how: eprocess.Bets, wealth: Wealth) -> float:
-    return eprocess.log_e(how, wealth.n, wealth.log_wealth)
+    return eprocess.log_e(how, wealth.n, wealth.log_wealth, wealth.calls)
 
 
 def _settled(plan: Plan, check: Check, before: CheckState, judged: CheckState, view: View) -> CheckState:

@@ -46,6 +46,7 @@ def against_stable(
         "served": served,
         "last_bad": fraction,
         "last_end": view.at,
+        "outage": 0,
     }
     if events <= 0:
         return state.model_copy(update=judged)
@@ -60,8 +61,9 @@ def against_stable(
             ),
         )
         return state.model_copy(update=judged)
-    cap = bets.OUTAGE_CAP if _same_outage(check, fraction, state, view) else bets.RELATIVE_CAP
-    judged["against"] = bet(bets.bets_against(horizon), state.against, [(min(share / bound, cap), 1)])
+    judged["outage"] = lasted = _outage(check, fraction, state, view)
+    ratio = min(share / bound, _cap(bets.RELATIVE_CAP, fraction, lasted))
+    judged["against"] = bet(bets.bets_against(horizon), state.against, [(ratio, 1)], call=_called(state))
     return state.model_copy(update=judged)
 
 
@@ -84,10 +86,11 @@ def objective(horizon: int, check: ErrorsSlo | LatencySlo, state: CheckState, op
         bad = _bad(check, sums, n)
         fraction = bad / n
         wealth = state.against if field == "against" else state.stable
-        cap = bets.SLO_CAP
-        if field == "against" and _same_outage(check, fraction, state, view):
-            cap = bets.OUTAGE_CAP
-        update[field] = bet(bets.bets_against(horizon), wealth, [(min(fraction / check.at_most, cap), 1)])
+        cap, call = bets.SLO_CAP, False
+        if slot == view.candidate:
+            update["outage"] = lasted = _outage(check, fraction, state, view)
+            cap, call = _cap(bets.SLO_CAP, fraction, lasted), _called(state)
+        update[field] = bet(bets.bets_against(horizon), wealth, [(min(fraction / check.at_most, cap), 1)], call=call)
         bad_recently[slot] = bets.FADE * bad_recently.get(slot, 0.0) + bad
         seen_recently[slot] = bets.FADE * seen_recently.get(slot, 0.0) + n
         if slot == view.candidate:
@@ -102,11 +105,12 @@ def objective(horizon: int, check: ErrorsSlo | LatencySlo, state: CheckState, op
     return state.model_copy(update={**update, "bad": bad_recently, "seen": seen_recently})
 
 
-def bet(how: eprocess.Bets, wealth: Wealth | None, ratios: Ratios) -> Wealth:
-    """The wealth after one more interval."""
+def bet(how: eprocess.Bets, wealth: Wealth | None, ratios: Ratios, *, call: bool = False) -> Wealth:
+    """The wealth after one more interval, before which the reserve may be called."""
     wealth = wealth or _NOTHING
-    after = eprocess.advance(how, wealth.n, wealth.log_wealth, ratios)
-    return wealth.model_copy(update={"n": wealth.n + 1, "log_wealth": after})
+    calls = wealth.calls + call
+    after = eprocess.advance(how, wealth.n, wealth.log_wealth, ratios, calls if call else 0)
+    return wealth.model_copy(update={"n": wealth.n + 1, "log_wealth": after, "calls": calls})
 
 
 def skip(state: CheckState, view: View, why: str) -> CheckState:
@@ -115,13 +119,29 @@ def skip(state: CheckState, view: View, why: str) -> CheckState:
     return state.model_copy(update=update)
 
 
-def _same_outage(
+def _outage(
     check: ErrorsVsStable | EventsVsStable | ErrorsSlo | LatencySlo, fraction: float, state: CheckState, view: View
-) -> bool:
-    """This interval and the one before are neighbours in time, and one of them was an outage."""
+) -> int:
+    """How many neighbouring intervals, up to this one, are one outage; 0 when there is none.
+
+    An interval with failures belongs to the same one as its neighbour in time when either is an outage.
+    """
+    alone = int(fraction >= bets.OUTAGE)
     if state.last_end is None or view.at - state.last_end > 1.5 * check.interval:
-        return False
-    return min(fraction, state.last_bad) > 0 and max(fraction, state.last_bad) >= bets.OUTAGE
+        return alone
+    same = min(fraction, state.last_bad) > 0 and max(fraction, state.last_bad) >= bets.OUTAGE
+    return max(state.outage, 1) + 1 if same else alone
+
+
+def _cap(usual: float, fraction: float, lasted: int) -> float:
+    """Largest multiple of its bound that an interval counts as, in an outage that has lasted so many."""
+    in_full = lasted < 2 or (lasted > 2 and fraction >= bets.OUTAGE)
+    return usual if in_full else bets.OUTAGE_CAP
+
+
+def _called(state: CheckState) -> bool:
+    """The reserve enters before this interval: the last one was an outage."""
+    return state.last_bad >= bets.OUTAGE
 
 
 def _bad(check: ErrorsSlo | LatencySlo, sums: SlotInterval, n: float) -> float:

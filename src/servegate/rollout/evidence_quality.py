@@ -51,7 +51,7 @@ def _one(plan: Plan, check: Quality, state: CheckState, asked: Asked) -> CheckSt
         "worse": state.worse + worse,
         "intervals": state.intervals + 1,
         "against": bet(
-            bets.bets_against(horizon), state.against, [(quality.ratio_against(worse, check.margin, size, before), 1)]
+            bets.bets_on_items(horizon), state.against, [(quality.ratio_against(worse, check.margin, size, before), 1)]
         ),
     }
     if check.promote_margin is not None:

@@ -220,7 +220,7 @@ def _quality_problem(plan: Plan, check: Quality) -> str | None:
     with_control = [step for step in plan.steps[:-1] if step.weight < 100]
     lasts = math.fsum(step.min_time for step in with_control)
     asks = min(check.items, int(lasts * check.rate + 1e-9))
-    how, log_limit = bets.bets_against(plan.horizon(check)), plan.log_limit(check)
+    how, log_limit = bets.bets_on_items(plan.horizon(check)), plan.log_limit(check)
     needed = _items(check, 1.0, check.margin, how, log_limit, against=True)
     if needed is None or needed > asks:
         return (

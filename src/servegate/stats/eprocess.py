@@ -15,7 +15,12 @@ betting", JRSS-B 2024, arXiv 2010.09686). Two mixtures keep the bets from having
   share w_s of the wealth waits and enters only at interval s; a convex combination of martingales that start late is
   one again, so the bound holds for the whole run without a word about "average run length". With w spread evenly over
   T intervals this is the Shiryaev-Roberts statistic compared with T/a (Shin, Ramdas and Rinaldo, "E-detectors",
-  NEJSDS, arXiv 2203.03532); here half enters at once, so that early defects cost only log 2, and the rest as 1/s.
+  NEJSDS, arXiv 2203.03532); here most enters at once, so that early defects cost next to nothing, and the rest as 1/s.
+
+A reserve waits for a call instead of a time: whoever has just seen an interval that looks like an outage lets most of
+what is left of it enter before the next one. When to bet how much may depend on all that was seen before the bet, so
+the bound is the same; a call costs a constant, where a share that entered by the clock has become small by then. A call
+for nothing loses what it let in.
 """
 
 from __future__ import annotations
@@ -24,6 +29,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+
+CALLED = 0.6
+"""Part of what is left of the reserve that a call lets in: the first outage is mostly the real one."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,12 +43,14 @@ class Bets:
         prior: initial share of each stake; sums to 1.
         at_once: share of the wealth that bets from the first interval on, in (0, 1].
         horizon: number of intervals over which the rest enters; what has not entered by then never does.
+        reserve: share that enters when it is called, in [0, 1 - at_once].
     """
 
     stakes: tuple[float, ...]
     prior: tuple[float, ...]
     at_once: float
     horizon: int
+    reserve: float = 0.0
 
     def __post_init__(self) -> None:
         if not self.stakes or len(self.stakes) != len(self.prior):
@@ -51,10 +61,17 @@ class Bets:
             raise ValueError("the prior is a distribution")
         if not 0 < self.at_once <= 1 or self.horizon < 1:
             raise ValueError("at_once is in (0, 1], horizon at least 1")
+        if not 0 <= self.reserve <= 1 - self.at_once:
+            raise ValueError("the reserve is in [0, 1 - at_once]")
+
+    @property
+    def timed(self) -> float:
+        """Share that enters by the clock."""
+        return 1 - self.at_once - self.reserve
 
 
 def advance(
-    bets: Bets, n: int, log_wealth: Sequence[float], ratios: Sequence[tuple[float, float]]
+    bets: Bets, n: int, log_wealth: Sequence[float], ratios: Sequence[tuple[float, float]], call: int = 0
 ) -> tuple[float, ...]:
     """Wealth after interval number `n` (counted from 0), as natural logarithms, one per stake.
 
@@ -63,8 +80,12 @@ def advance(
         log_wealth: what `advance` returned for the interval before; empty when `n` is 0.
         ratios: (x / m, times): the observation as a multiple of its largest mean under the null, at least 0; several
             when the interval holds several observations whose bound holds for each given the ones before.
+        call: which call upon the reserve precedes this interval, counted from 1; 0 when none does. It may depend on
+            nothing that is seen in the interval.
     """
-    share = _enters(bets.at_once, bets.horizon, n)
+    share = _enters(bets.at_once, bets.timed, bets.horizon, n)
+    if call:
+        share += CALLED * _reserve(bets.reserve, call - 1)
     entering = math.log(share) if share > 0 else -math.inf
     before = log_wealth or (-math.inf,) * len(bets.stakes)
     after = []
@@ -77,11 +98,11 @@ def advance(
 
 
 @lru_cache(maxsize=1024)
-def log_e(bets: Bets, n: int, log_wealth: tuple[float, ...]) -> float:
-    """Natural logarithm of the e-value after `n` intervals; 0 before the first."""
+def log_e(bets: Bets, n: int, log_wealth: tuple[float, ...], calls: int = 0) -> float:
+    """Natural logarithm of the e-value after `n` intervals and `calls` upon the reserve; 0 before the first."""
     if n == 0:
         return 0.0
-    waiting = _waits(bets.at_once, bets.horizon, n)
+    waiting = _waits(bets.timed, bets.horizon, n) + _reserve(bets.reserve, calls)
     top = max(log_wealth)
     betting = 0.0
     for share, wealth in zip(bets.prior, log_wealth, strict=True):
@@ -101,19 +122,24 @@ def _harmonic(n: int) -> float:
 _EULER = 0.5772156649015329
 
 
-def _enters(at_once: float, horizon: int, n: int) -> float:
-    """Share of the wealth that enters before interval n."""
+def _enters(at_once: float, timed: float, horizon: int, n: int) -> float:
+    """Share of the wealth that enters before interval n, uncalled."""
     if n == 0:
         return at_once
-    return (1 - at_once) / (n * _harmonic(horizon)) if n <= horizon else 0.0
+    return timed / (n * _harmonic(horizon)) if n <= horizon else 0.0
 
 
 @lru_cache(maxsize=4096)
-def _waits(at_once: float, horizon: int, n: int) -> float:
-    """Share that has not entered after n intervals."""
-    if at_once == 1 or n > horizon:
+def _waits(timed: float, horizon: int, n: int) -> float:
+    """Share of what enters by the clock that has not entered after n intervals."""
+    if timed == 0 or n > horizon:
         return 0.0
-    return max(0.0, (1 - at_once) * (1 - _harmonic(n - 1) / _harmonic(horizon)))
+    return max(0.0, timed * (1 - _harmonic(n - 1) / _harmonic(horizon)))
+
+
+def _reserve(reserve: float, calls: int) -> float:
+    """What is left of the reserve after this many calls."""
+    return reserve * (1 - CALLED) ** calls if reserve else 0.0
 
 
 def logaddexp(a: float, b: float) -> float:

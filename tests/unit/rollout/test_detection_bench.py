@@ -59,7 +59,7 @@ def engine(draws: Any, check: dict[str, Any], run: int) -> list[float]:
     return found
 
 
-@pytest.mark.parametrize("name", ["iid", "TTFT x1.2", "errors 0.5 -> 3 %", "bursts of errors"])
+@pytest.mark.parametrize("name", ["iid", "TTFT x1.2", "errors 0.5 -> 3 %", "bursts of errors", "dead pods"])
 def test_the_benchmark_judges_as_the_engine_does(bench: Any, name: str) -> None:
     traffic = importlib.import_module("rollout_bench.traffic")
     scenario = next(one for one in traffic.SCENARIOS if one.name == name)
@@ -118,7 +118,7 @@ def test_many_suites_at_once_are_each_judged_as_the_engine_does(bench: Any) -> N
     traffic = importlib.import_module("rollout_bench.traffic")
     scenario = next(one for one in traffic.SCENARIOS if one.name == "quality -10 points")
     draws = traffic.draw(scenario, 0.1, 2, 7)
-    found, how = bench.quality(draws), bets.bets_against(bench.HORIZON)
+    found, how = bench.quality(draws), bets.bets_on_items(bench.HORIZON)
     for run in range(2):
         before, wealth, expected = quality.Sums(), tuple[float, ...](), []
         for tick in range(TICKS):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from fractions import Fraction
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -90,6 +91,24 @@ def test_a_burst_over_two_intervals_and_a_stray_failure_do_not_decide() -> None:
     assert log_e("errors", state) < PLAN.log_limit(CHECKS["errors"])
     # An outage that does not end decides nevertheless.
     assert log_e("errors", gather("errors", [dead] * 25)) >= PLAN.log_limit(CHECKS["errors"])
+
+
+@pytest.mark.parametrize("check", ["errors", "errors-slo"])
+def test_an_outage_calls_the_reserve_and_counts_in_full_from_its_third_interval_on(check: str) -> None:
+    dead = [(delta(18), delta(2, 2))] * 5
+    fine, stray = [HEALTHY] * 5, [(delta(180), delta(20, 1)), *[HEALTHY] * 4]
+    states = [gather(check, fine + dead * n) for n in range(1, 5)]
+    assert [state.outage for state in states] == [1, 2, 3, 4]
+    # Known before the interval it is bet on: the first one of an outage calls nothing.
+    assert [state.against.calls for state in states] == [0, 1, 2, 3]
+    gains = [after.against.log_wealth[-1] - before.against.log_wealth[-1] for before, after in pairwise(states)]
+    assert gains[1] > gains[0] + 0.2
+    assert gains[2] == pytest.approx(gains[1], abs=0.1)
+    # What comes after a burst of two intervals and is no outage itself does not count in full, and the next is over.
+    after = gather(check, fine + dead * 2 + stray)
+    assert after.outage == 3
+    assert after.against.log_wealth[-1] - states[1].against.log_wealth[-1] < gains[1] - 0.2
+    assert gather(check, fine + dead * 2 + fine * 2).outage == 0
 
 
 @given(st.integers(1, 40), st.integers(1, 90), st.integers(1, 30), st.floats(1, 5, width=16))

@@ -22,7 +22,7 @@ BAKED = {**SHORT, "bake": {"control": "5%", "min_time": "20s"}}
     ("plan", "onset", "phase"),
     [
         (SHORT, 10.0, Phase.ROLLED_BACK),
-        (SHORT, 24.0, Phase.PROMOTED),  # 7 s before the end: from here on it is the guard's
+        (SHORT, 26.0, Phase.PROMOTED),  # 5 s before the end: from here on it is the guard's
         (BAKED, 24.0, Phase.ROLLED_BACK),
     ],
 )

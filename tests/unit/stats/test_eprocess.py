@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -41,6 +42,60 @@ def test_no_gain_in_expectation_over_all_paths(high: float) -> None:
         for path in itertools.product((0.0, high), repeat=n)
     )
     assert expectation == pytest.approx(1.0, rel=1e-9)
+
+
+RESERVED = Bets(stakes=(0.1, 0.5, 0.95), prior=(0.2, 0.3, 0.5), at_once=0.6, horizon=8, reserve=0.3)
+
+
+def wealth_with_calls(bets: Bets, ratios: list[float], called: Callable[[list[float]], bool]) -> float:
+    logs: tuple[float, ...] = ()
+    calls = 0
+    for n, ratio in enumerate(ratios):
+        call = called(ratios[:n])
+        calls += call
+        logs = advance(bets, n, logs, [(ratio, 1)], calls if call else 0)
+    return log_e(bets, len(ratios), logs, calls)
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=40))
+def test_what_is_called_from_the_reserve_is_accounted_for(calls: list[bool]) -> None:
+    assert wealth_with_calls(RESERVED, [1.0] * len(calls), lambda seen: calls[len(seen)]) == pytest.approx(
+        0.0, abs=1e-12
+    )
+
+
+@pytest.mark.parametrize(
+    "called",
+    [
+        lambda seen: bool(seen) and seen[-1] > 0,
+        lambda seen: sum(seen) > 2 * len(seen),
+        lambda seen: len(seen) >= 2 and seen[-1] == 0 == seen[-2],
+    ],
+)
+def test_no_gain_in_expectation_however_the_past_calls_the_reserve(called: Callable[[list[float]], bool]) -> None:
+    n, high = 7, 4.0
+    expectation = math.fsum(
+        math.exp(wealth_with_calls(RESERVED, list(path), called))
+        * math.prod(1 / high if ratio else 1 - 1 / high for ratio in path)
+        for path in itertools.product((0.0, high), repeat=n)
+    )
+    assert expectation == pytest.approx(1.0, rel=1e-9)
+
+
+def test_a_late_outage_is_seen_as_soon_as_an_early_one_with_a_reserve() -> None:
+    def intervals(bets: Bets, healthy: int) -> int:
+        path = [0.9] * healthy + [8.0] * 20
+        seen = range(healthy, len(path))
+        return next(n for n in seen if wealth_with_calls(bets, path[:n], _after_loud) >= math.log(1000)) - healthy
+
+    with_reserve = Bets((0.1, 0.5, 0.95), (0.2, 0.3, 0.5), 0.6, horizon=300, reserve=0.3)
+    without = Bets((0.1, 0.5, 0.95), (0.2, 0.3, 0.5), 0.6, horizon=300)
+    assert intervals(with_reserve, 200) < intervals(without, 200)
+    assert intervals(with_reserve, 200) == intervals(with_reserve, 100)
+
+
+def _after_loud(seen: list[float]) -> bool:
+    return bool(seen) and seen[-1] > 5
 
 
 @given(st.lists(st.floats(0, 10), min_size=1, max_size=12))
@@ -115,3 +170,9 @@ def test_bets_that_would_not_be_fair_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match=r"stake|prior|at_once"):
         Bets(stakes, prior, at_once, horizon)
+
+
+@pytest.mark.parametrize("reserve", [-0.1, 0.5])
+def test_a_reserve_is_a_part_of_what_does_not_bet_at_once(reserve: float) -> None:
+    with pytest.raises(ValueError, match="reserve"):
+        Bets((0.5,), (1.0,), 0.6, 8, reserve)
