@@ -28,7 +28,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 CALLED = 0.6
 """Part of what is left of the reserve that a call lets in: the first outage is mostly the real one."""
@@ -64,7 +64,7 @@ class Bets:
         if not 0 <= self.reserve <= 1 - self.at_once:
             raise ValueError("the reserve is in [0, 1 - at_once]")
 
-    @property
+    @cached_property
     def timed(self) -> float:
         """Share that enters by the clock."""
         return 1 - self.at_once - self.reserve
@@ -83,10 +83,7 @@ def advance(
         call: which call upon the reserve precedes this interval, counted from 1; 0 when none does. It may depend on
             nothing that is seen in the interval.
     """
-    share = _enters(bets.at_once, bets.timed, bets.horizon, n)
-    if call:
-        share += CALLED * _reserve(bets.reserve, call - 1)
-    entering = math.log(share) if share > 0 else -math.inf
+    entering = _log_enters(bets, n, call)
     before = log_wealth or (-math.inf,) * len(bets.stakes)
     after = []
     for stake, wealth in zip(bets.stakes, before, strict=True):
@@ -102,13 +99,12 @@ def log_e(bets: Bets, n: int, log_wealth: tuple[float, ...], calls: int = 0) -> 
     """Natural logarithm of the e-value after `n` intervals and `calls` upon the reserve; 0 before the first."""
     if n == 0:
         return 0.0
-    waiting = _waits(bets.timed, bets.horizon, n) + _reserve(bets.reserve, calls)
     top = max(log_wealth)
     betting = 0.0
     for share, wealth in zip(bets.prior, log_wealth, strict=True):
         betting += share * math.exp(wealth - top)
     in_play = top + math.log(betting) if betting > 0 else -math.inf
-    return logaddexp(in_play, math.log(waiting) if waiting > 0 else -math.inf)
+    return logaddexp(in_play, _log_waits(bets, n, calls))
 
 
 @lru_cache(maxsize=4096)
@@ -122,24 +118,31 @@ def _harmonic(n: int) -> float:
 _EULER = 0.5772156649015329
 
 
-def _enters(at_once: float, timed: float, horizon: int, n: int) -> float:
-    """Share of the wealth that enters before interval n, uncalled."""
+@lru_cache(maxsize=4096)
+def _log_enters(bets: Bets, n: int, call: int) -> float:
+    """Logarithm of the share of the wealth that enters before interval n, with this call upon the reserve or none."""
     if n == 0:
-        return at_once
-    return timed / (n * _harmonic(horizon)) if n <= horizon else 0.0
+        share = bets.at_once
+    elif n <= bets.horizon:
+        share = bets.timed / (n * _harmonic(bets.horizon))
+    else:
+        share = 0.0
+    if call:
+        share += CALLED * _reserve(bets, call - 1)
+    return math.log(share) if share > 0 else -math.inf
 
 
 @lru_cache(maxsize=4096)
-def _waits(timed: float, horizon: int, n: int) -> float:
-    """Share of what enters by the clock that has not entered after n intervals."""
-    if timed == 0 or n > horizon:
-        return 0.0
-    return max(0.0, timed * (1 - _harmonic(n - 1) / _harmonic(horizon)))
+def _log_waits(bets: Bets, n: int, calls: int) -> float:
+    """Logarithm of the share that has not entered after n intervals, at least one, and so many calls."""
+    share = _reserve(bets, calls)
+    if n <= bets.horizon:
+        share += max(0.0, bets.timed * (1 - _harmonic(n - 1) / _harmonic(bets.horizon)))
+    return math.log(share) if share > 0 else -math.inf
 
 
-def _reserve(reserve: float, calls: int) -> float:
-    """What is left of the reserve after this many calls."""
-    return reserve * (1 - CALLED) ** calls if reserve else 0.0
+def _reserve(bets: Bets, calls: int) -> float:
+    return float(bets.reserve * (1 - CALLED) ** calls)
 
 
 def logaddexp(a: float, b: float) -> float:
