@@ -66,11 +66,15 @@ def test_the_benchmark_judges_as_the_engine_does(bench: Any, name: str) -> None:
     draws = traffic.draw(scenario, 50.0, 2, 7)
     bad, base = bench.outcomes(draws)
     errors = bench.events(draws, bad, base)
+    objective = bench.objective(bad[0], base[0], bench.OBJECTIVE)
     ttft = bench.latency(draws, "ttft", bench.blocks(draws, "ttft"), bench.weather())
     weather = {"sd": "15%", "lasts": "47456.1ms"}
+    slo = {"kind": "errors-slo", "at_most": f"{bench.OBJECTIVE:%}", "min_requests": bench.SLO_NEED}
     for run in range(2):
         ours = engine(draws, {"kind": "errors-vs-stable", "odds_ratio": 1.0}, run)
         assert ours == pytest.approx(list(errors[run, :TICKS]), abs=1e-6)
+        ours = engine(draws, slo, run)
+        assert ours == pytest.approx(list(objective[run, :TICKS]), abs=1e-6)
         check = {"kind": "latency-vs-stable", "margin": "2%", "weather": weather, "min_requests": 4, "load_ratio": 2}
         ours = engine(draws, check, run)
         assert ours == pytest.approx(list(ttft[run, :TICKS]), abs=0.02)
